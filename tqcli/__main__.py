@@ -1,0 +1,5 @@
+"""``python -m tqcli`` is ``tq``."""
+
+from tqcli.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""The layout of a turbo block: every number a kernel needs to read or write one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+GROUPS = (64, 128)
+
+
+@dataclass(frozen=True, eq=False)
+class TurboLayout:
+    """Byte layout and tables of one member of the turbo family (``docs/format.md``).
+
+    A *group* is the run of values that is rotated together; it is stored as one or more *blocks*,
+    each ``header`` bytes (fp16 norm, then zeros) followed by the codes::
+
+        bits 2   qs[block/4]                  two bits a value, low pair first
+        bits 3   qs[block/4] signs[block/8]   low two bits, then the plane of bit 2
+        bits 4   qs[block/2]                  nibbles, low nibble first
+
+    Parameters
+    ----------
+    bits : {2, 3, 4}
+    group : {64, 128}
+    block : int
+        Values per stored block; divides ``group`` and is a multiple of 32.
+    header : {2, 4}
+        Bytes before the codes; a 4-byte header holds the norm and a second fp16 that is zero.
+    corrected : bool
+        True: the norm is divided by the length of the decoded unit vector.
+    centroids : float32 array, shape (2**bits,)
+        Ascending, in units of a unit vector of ``group`` values.
+    midpoints : float32 array, shape (2**bits - 1,)
+        Ascending decision boundaries; a value on a boundary belongs to the upper level.
+    """
+
+    bits: int
+    group: int
+    block: int
+    header: int
+    corrected: bool
+    centroids: NDArray[np.float32]
+    midpoints: NDArray[np.float32]
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of packed codes in one block."""
+        return self.block * self.bits // 8
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return self.header + self.code_bytes
+
+    @property
+    def blocks_per_group(self) -> int:
+        """Blocks that one group is stored as."""
+        return self.group // self.block
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of one group."""
+        return self.block_bytes * self.blocks_per_group
