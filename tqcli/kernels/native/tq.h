@@ -1,0 +1,89 @@
+/* What the kernels share: the block layout, and the table of functions that a kernel fills in.
+ *
+ * Every kernel gives the bytes and floats of tqcli/kernels/reference.py, for every input. The files
+ * are compiled without fast-math and without contraction; each instruction set has its own file,
+ * and only that file is compiled for it.
+ */
+#ifndef TQ_H
+#define TQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TQ_MAX_GROUP 128
+#define TQ_MAX_LEVELS 16
+#define TQ_MAX_BLOCKS 4    /* blocks of 32 in a group of 128 */
+#define TQ_MAX_CODES 64    /* bytes of packed codes of a group: 128 values of 4 bits */
+#define TQ_TINY 1e-10f     /* at or below this length a vector counts as zero */
+#define TQ_NAN_HALF 0x7e00 /* the one NaN that blocks hold */
+
+/* MSVC has the keyword only under this name. */
+#if defined(_MSC_VER)
+#define TQ_INLINE static __forceinline
+#elif defined(__GNUC__)
+#define TQ_INLINE static inline __attribute__((always_inline))
+#else
+#define TQ_INLINE static inline
+#endif
+
+#if defined(__clang__)
+#define TQ_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define TQ_UNROLL _Pragma("GCC unroll 32")
+#else
+#define TQ_UNROLL
+#endif
+
+enum tq_float { TQ_F32, TQ_F16, TQ_BF16 };
+
+static inline size_t tq_float_size(enum tq_float type) { return type == TQ_F32 ? 4 : 2; }
+
+/* One direction of the rotation: multiply, butterflies, multiply. */
+typedef struct {
+    float before[TQ_MAX_GROUP]; /* +1 or -1 */
+    float after[TQ_MAX_GROUP];  /* sign * 1/sqrt(group) */
+    uint8_t negative[TQ_MAX_GROUP]; /* 1 where before is -1 */
+} tq_factors;
+
+/* A turbo layout as kernels read it; layout.c fills and checks it. */
+typedef struct {
+    int bits, group, block, header, corrected;
+    int levels;                      /* 2^bits */
+    int code_bytes;                  /* packed codes of one block */
+    int block_bytes;                 /* header + code_bytes */
+    int blocks;                      /* blocks of one group */
+    int group_bytes;                 /* block_bytes * blocks */
+    float centroids[TQ_MAX_LEVELS];  /* ascending; the rest is 0 */
+    float squares[TQ_MAX_LEVELS];    /* centroid * centroid, rounded once */
+    float midpoints[TQ_MAX_LEVELS];  /* levels - 1 of them, ascending */
+    tq_factors forward, inverse;
+} tq_layout;
+
+struct tq_attend; /* attend.h: scores and weighted sums on packed blocks */
+
+/* One kernel: the functions of one instruction set. Pointers may be unaligned; lengths are
+ * checked before, and no byte outside the arrays is read or written. */
+typedef struct {
+    const char *name;
+    /* x: n groups of type; blocks: n * group_bytes. */
+    void (*encode)(const void *x, enum tq_float type, size_t n, uint8_t *blocks,
+                   const tq_layout *layout);
+    /* The reverse; rotated stops before the inverse rotation. */
+    void (*decode)(const uint8_t *blocks, size_t n, void *out, enum tq_float type, int rotated,
+                   const tq_layout *layout);
+    /* n runs of `block` codes (a multiple of 8) to block * bits / 8 bytes each. Returns the
+     * bitwise or of all codes, by which the caller sees one that is too large. */
+    unsigned (*pack)(const uint8_t *codes, size_t n, size_t block, int bits, uint8_t *packed);
+    /* The reverse; runs of packed bytes begin `stride` bytes apart. */
+    void (*unpack)(const uint8_t *packed, size_t stride, size_t n, size_t block, int bits,
+                   uint8_t *codes);
+    const struct tq_attend *attend;
+} tq_kernel;
+
+extern const tq_kernel tq_portable, tq_avx2, tq_avx512, tq_neon;
+
+/* Kernels that are compiled in and that this machine and its system can run, best first. The
+ * list ends with NULL; portable is always in it. */
+const tq_kernel *const *tq_kernels(void);
+
+#endif
