@@ -1,0 +1,1 @@
+"""Reviewed codebook files, one JSON document each; see ``README.md`` here for their origin."""

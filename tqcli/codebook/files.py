@@ -1,0 +1,175 @@
+"""Codebook files: one JSON document holding one table, or one per side, layer or head."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tqcli.codebook.exact import Distribution, lloyd_max
+from tqcli.codebook.table import Codebook
+from tqcli.errors import InputError, UsageError
+
+SCHEMA = "tq.codebook/1"
+POOLED = "*"
+_MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class CodebookSet:
+    """Tables by where they apply.
+
+    Parameters
+    ----------
+    id : str
+    tables : mapping of str to Codebook
+        Keys, most specific first: ``layers.3.k.heads.1``, ``layers.3.heads.1``, ``layers.3.k``,
+        ``layers.3``, ``k``, ``*``. All tables have the same bits and unit.
+    provenance : mapping
+        How the set was made.
+    """
+
+    id: str
+    tables: Mapping[str, Codebook]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse an empty set and one whose tables do not fit together."""
+        if not self.tables:
+            raise InputError(f"codebook {self.id}: no tables; at least one is needed")
+        if len({(b.bits, b.dim) for b in self.tables.values()}) > 1:
+            raise InputError(f"codebook {self.id}: tables differ in bits or dim; they must agree")
+
+    @property
+    def bits(self) -> int:
+        """Bits of every table."""
+        return next(iter(self.tables.values())).bits
+
+    @property
+    def per_head(self) -> bool:
+        """True if any table is for one head alone."""
+        return any(".heads." in key for key in self.tables)
+
+    def find(self, layer: int, side: str, head: int | None = None) -> Codebook:
+        """The most specific table for a layer, side (``k`` or ``v``) and head.
+
+        Raises
+        ------
+        InputError
+            If no key covers the place.
+        """
+        place = f"layers.{layer}"
+        keys = [f"{place}.{side}", place, side, POOLED]
+        if head is not None:
+            keys = [f"{place}.{side}.heads.{head}", f"{place}.heads.{head}", *keys]
+        for key in keys:
+            if key in self.tables:
+                return self.tables[key]
+        where = f"{place}.{side}" + ("" if head is None else f" head {head}")
+        have = ", ".join(list(self.tables)[:4])
+        raise InputError(f"codebook {self.id}: no table for {where}; it has {have}")
+
+
+def dumps(book: CodebookSet) -> str:
+    """JSON text with sorted keys: equal sets give equal bytes."""
+    first = next(iter(book.tables.values()))
+    document = {
+        "schema": SCHEMA,
+        "id": book.id,
+        "bits": first.bits,
+        "dim": first.dim,
+        "tables": {
+            key: {"centroids": list(t.centroids), "boundaries": list(t.boundaries)}
+            | ({"provenance": dict(t.provenance)} if t.provenance else {})
+            for key, t in book.tables.items()
+        },
+        "provenance": dict(book.provenance),
+    }
+    return json.dumps(document, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def exact_set(distribution: Distribution, bits: int, dim: int = 128) -> CodebookSet:
+    """The optimal codebook of a density as a file's content, with the command that makes it."""
+    book, error = lloyd_max(distribution, bits, dim)
+    options = f"--distribution {distribution} --bits {bits}"
+    if distribution == "sphere":
+        options += f" --dim {dim}"
+    made_by = f"tq fit-codebook {options} -o {book.id}.json"
+    return CodebookSet(book.id, {POOLED: book}, {"made_by": made_by, "distortion": error})
+
+
+def read_codebook(path: str | os.PathLike[str]) -> CodebookSet:
+    """Read and check a codebook file.
+
+    Raises
+    ------
+    InputError
+        If the file is no codebook; the message names the file and the entry.
+    """
+    where = os.fspath(path)
+    try:
+        if not Path(path).is_file():
+            raise InputError(f"{where}: not a regular file; a codebook is a JSON file")
+        if (size := Path(path).stat().st_size) > _MAX_BYTES:
+            raise InputError(f"{where}: {size} bytes; a codebook file has at most {_MAX_BYTES}")
+        return loads(Path(path).read_text(encoding="utf-8"), where)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: cannot be read as text ({error}); give a codebook") from error
+
+
+def loads(text: str, where: str) -> CodebookSet:
+    """Parse the JSON text of a codebook file; `where` names it in errors."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); make one with tq fit-codebook") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        came = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise InputError(f"{where}: schema {came!r}; this version reads {SCHEMA!r}")
+    try:
+        name, bits, dim = str(document["id"]), int(document["bits"]), int(document["dim"])
+        tables = {
+            str(key): Codebook(
+                name if key == POOLED else f"{name}:{key}",
+                bits,
+                dim,
+                tuple(float(c) for c in table["centroids"]),
+                tuple(float(b) for b in table["boundaries"]),
+                dict(table.get("provenance", {})),
+            )
+            for key, table in document["tables"].items()
+        }
+        return CodebookSet(name, tables, dict(document.get("provenance", {})))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"missing {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(
+            f"{where}: {what}; a codebook has id, bits, dim and tables of centroids and boundaries"
+        ) from error
+
+
+def shipped() -> list[str]:
+    """Ids of the codebooks that come with tq."""
+    folder = resources.files("tqcli.codebooks")
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
+
+
+@cache
+def stock(name: str) -> Codebook:
+    """A shipped codebook by id.
+
+    Examples
+    --------
+    >>> stock("turbo-3bit").centroids[-1]
+    0.190207
+    """
+    path = resources.files("tqcli.codebooks") / f"{name}.json"
+    if not path.is_file():
+        raise UsageError(f"codebook {name!r}: not shipped; known: {', '.join(shipped())}")
+    return loads(path.read_text(encoding="utf-8"), f"{name}.json").tables[POOLED]
