@@ -1,0 +1,107 @@
+"""The registry: codecs by the id that stands in files and on the command line.
+
+A new codec is one module here and one line in ``_FAMILIES``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tqcli.codebook import Codebook
+from tqcli.codecs import ggml, plain, qjl, turbo
+from tqcli.codecs.base import Codec, Domain, VectorError
+from tqcli.errors import InputError, UsageError
+
+_FAMILIES: tuple[tuple[Mapping[str, Any], Callable[[str], Codec]], ...] = (
+    (plain.DTYPES, plain.PlainCodec),
+    (ggml.QTYPES, ggml.GgmlCodec),
+    (turbo.SPECS, turbo.TurboCodec),
+    (qjl.SPECS, qjl.QjlCodec),
+)
+_ROTATED = re.compile(r"(?P<base>.+)\+rot(?P<size>[0-9]{1,5})?")
+
+
+def codec_ids() -> list[str]:
+    """Every id, without the ``+rot`` forms of the ggml types."""
+    return [name for names, _ in _FAMILIES for name in names]
+
+
+def codec(
+    name: str,
+    *,
+    codebook: Codebook | None = None,
+    side: str | None = None,
+    head_dim: int | None = None,
+) -> Codec:
+    """Make a codec.
+
+    Parameters
+    ----------
+    name : str
+        An id of :func:`codec_ids`, or a ggml type with ``+rot64`` / ``+rot128`` / ... behind it.
+        Plain ``+rot`` takes the size that llama.cpp would use, which needs `side` and `head_dim`.
+    codebook : Codebook, optional
+        A table other than the stock one; for the turbo family.
+    side : {"k", "v"}, optional
+    head_dim : int, optional
+
+    Raises
+    ------
+    UsageError
+        If the id is unknown; the message lists the known ones.
+
+    Examples
+    --------
+    >>> codec("turbo3").bits_per_value(128)
+    3.125
+    >>> codec("q4_0+rot", side="v", head_dim=128).id
+    'q4_0+rot64'
+    """
+    if codebook is not None:
+        if name not in turbo.SPECS:
+            takes = ", ".join(turbo.SPECS)
+            raise UsageError(f"{name}: takes no codebook; {takes} do")
+        return turbo.TurboCodec(name, codebook)
+    for names, make in _FAMILIES:
+        if name in names:
+            return make(name)
+    rotated = _ROTATED.fullmatch(name)
+    if rotated and rotated["base"] in ggml.QTYPES:
+        base = ggml.GgmlCodec(rotated["base"])
+        if rotated["size"]:
+            return ggml.RotatedCodec(base, int(rotated["size"]))
+        if side is None or head_dim is None:
+            raise UsageError(f"{name}: give the size, as in {name}128, or the side and head_dim")
+        return ggml.RotatedCodec(base, ggml.rotation_size(side, head_dim))
+    raise UsageError(
+        f"unknown cache type {name!r}; known: {', '.join(codec_ids())}; "
+        f"{', '.join(ggml.QTYPES)} also with +rot"
+    )
+
+
+def from_config(config: Mapping[str, Any], where: str) -> Codec:
+    """The codec that a file's metadata describes; `where` names the file in errors."""
+    try:
+        name = config["id"]
+        table = config.get("codebook")
+        if not isinstance(name, str):
+            raise TypeError("codec id is no string")
+        if table is None:
+            return codec(name)
+        book = Codebook(
+            str(table["id"]),
+            int(table["bits"]),
+            int(table["dim"]),
+            tuple(float(c) for c in table["centroids"]),
+            tuple(float(b) for b in table["boundaries"]),
+        )
+        return codec(name, codebook=book)
+    except (UsageError, InputError) as error:
+        raise InputError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{where}: codec record is damaged ({error!r})") from error
+
+
+__all__ = ["Codec", "Domain", "VectorError", "codec", "codec_ids", "from_config"]
