@@ -1,0 +1,1 @@
+"""The two containers on disk: dumps of floats and packed caches of blocks."""

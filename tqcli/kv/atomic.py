@@ -1,0 +1,76 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tqcli.errors import InputError, UsageError
+
+
+def require_new(path: str | os.PathLike[str], *, force: bool) -> Path:
+    """Check that a result may be written to `path`.
+
+    Raises
+    ------
+    UsageError
+        If something is there and `force` is not given, or the folder does not exist.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError(f"{target}: is a directory; give a file name")
+    if (target.exists() or target.is_symlink()) and not force:
+        raise UsageError(f"{target}: exists; choose another name or pass --force")
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target}: is not a regular file; choose another name")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target}: there is no folder {target.parent}; create it first")
+    return target
+
+
+def require_distinct(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Refuse to write a result over its own input."""
+    if Path(target).exists() and Path(source).exists() and os.path.samefile(source, target):
+        raise UsageError(f"{os.fspath(target)}: is the input itself; choose another output name")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[IO[bytes]]:
+    """Open a temporary file in the folder of `path` that takes its place at the end.
+
+    Written, synced and renamed in one step; on any exception, Ctrl-C and a full disk included,
+    the temporary file is removed and what stood at `path` stays.
+    """
+    target = require_new(path, force=force)
+    try:
+        number, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    try:
+        with os.fdopen(number, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 is not what users expect
+        os.replace(name, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    finally:
+        if os.path.exists(name):
+            os.unlink(name)
+
+
+def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:
+    """Write a small text file whole or not at all."""
+    with replacing(path, force=force) as file:
+        file.write(text.encode())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,215 @@
+"""Dumps: float K, V and Q of a model, ``layers.{i}.k`` of (batch, heads, seq_len, head_dim)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcli.errors import InputError
+from tqcli.kv.container import Container, Stored, place_of
+
+SCHEMA = "tq.dump/1"
+# Hand-made excerpts: the same tensors, a shorter record without hashes.
+EXCERPT_SCHEMA = "excerpt"
+SIDES = ("k", "v")
+DOMAINS = ("original", "rotated", "codes")
+_FLOATS = ("float32", "float16", "bfloat16")
+# Tensors that are not one of K, V, Q of a layer.
+_EXTRAS = ("token_ids", "positions")
+
+
+@dataclass(frozen=True)
+class KVTensor:
+    """K, V or Q of one layer.
+
+    Attributes
+    ----------
+    name : str
+        ``layers.{layer}.{side}``.
+    layer : int
+    side : {"k", "v", "q"}
+    stored : Stored
+        Gives ``pieces()`` and ``read()``.
+    """
+
+    name: str
+    layer: int
+    side: str
+    stored: Stored
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, heads, seq_len, head_dim)."""
+        batch, heads, seq_len, head_dim = self.stored.entry.shape
+        return batch, heads, seq_len, head_dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the stored values."""
+        return self.stored.entry.dtype
+
+    @property
+    def vectors(self) -> int:
+        """Number of vectors: batch * heads * seq_len."""
+        batch, heads, seq_len, _ = self.shape
+        return batch * heads * seq_len
+
+    def place(self, vector: int) -> str:
+        """Words for a flat vector index: ``token 17 head 0``."""
+        _, heads, seq_len, _ = self.shape
+        rest, token = divmod(vector, seq_len)
+        batch, head = divmod(rest, heads)
+        prefix = f"batch {batch} " if self.shape[0] > 1 else ""
+        return f"{prefix}token {token} head {head}"
+
+
+class Dump(Container):
+    """An open dump.
+
+    Parameters
+    ----------
+    path : str or path
+        A ``.safetensors`` file, or the ``.safetensors.index.json`` of shards.
+
+    Attributes
+    ----------
+    tensors : list of KVTensor
+        By layer, then k, v, q.
+    source : dict
+        Provenance: kind, model, tokens, RoPE state and so on, as far as known.
+    domain : {"original", "rotated", "codes"}
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        try:
+            self.source, self.domain = self._check_record()
+            self.tensors = self._collect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_record(self) -> tuple[dict[str, Any], str]:
+        schema = self.record.get("schema")
+        if schema is None:
+            return {}, "original"  # plain arrays under the right names: no provenance, no hashes
+        if schema == EXCERPT_SCHEMA:
+            return {k: v for k, v in self.record.items() if k != "schema"}, "original"
+        if schema != SCHEMA:
+            hint = "; unpack it first (tq unpack)" if str(schema).startswith("tq.packed/") else ""
+            raise InputError(f"{self.path}: schema {schema!r}; a dump is {SCHEMA!r}{hint}")
+        source, domain = self.record.get("source"), self.record.get("domain")
+        if not isinstance(source, dict) or domain not in DOMAINS:
+            raise InputError(f"{self.path}: dump metadata lacks 'source' or a legal 'domain'")
+        return source, str(domain)
+
+    def _collect(self) -> list[KVTensor]:
+        found = []
+        for name, stored in self.stored.items():
+            if name in _EXTRAS:
+                continue
+            layer, side = place_of(name, self.path)
+            if side == "o_gram":
+                continue
+            if side not in ("k", "v", "q"):
+                raise InputError(f"{self.path}: unknown tensor {name!r}; k, v and q are known")
+            shape, dtype = stored.entry.shape, stored.entry.dtype.name
+            if len(shape) != 4:
+                raise InputError(
+                    f"{self.path}: {name}: rank {len(shape)}; "
+                    "(batch, heads, seq_len, head_dim) is legal"
+                )
+            if 0 in (shape[0], shape[1], shape[3]):
+                raise InputError(f"{self.path}: {name}: shape {shape} has an empty axis")
+            legal = ("uint8",) if self.domain == "codes" else _FLOATS
+            if dtype not in legal:
+                raise InputError(f"{self.path}: {name}: {dtype}; {', '.join(legal)} is legal")
+            found.append(KVTensor(name, layer, side, stored))
+        if not found:
+            raise InputError(f"{self.path}: no layers.N.k or layers.N.v in it; not a dump")
+        found.sort(key=lambda t: (t.layer, "kvq".index(t.side)))
+        self._check_pairs({(t.layer, t.side): t for t in found})
+        return found
+
+    def _check_pairs(self, by_place: Mapping[tuple[int, str], KVTensor]) -> None:
+        for (layer, side), v in by_place.items():
+            k = by_place.get((layer, "k"))
+            if side == "v" and k is not None and k.shape[:3] != v.shape[:3]:
+                raise InputError(
+                    f"{self.path}: layers.{layer}: k {k.shape} and v {v.shape} differ in batch, "
+                    "heads or seq_len"
+                )
+
+    @property
+    def layers(self) -> list[int]:
+        """Layer numbers that occur, ascending."""
+        return sorted({t.layer for t in self.tensors})
+
+    def kv(self) -> list[KVTensor]:
+        """The K and V tensors, without Q."""
+        return [t for t in self.tensors if t.side in SIDES]
+
+    def get(self, layer: int, side: str) -> KVTensor | None:
+        """One tensor, or None."""
+        for tensor in self.tensors:
+            if (tensor.layer, tensor.side) == (layer, side):
+                return tensor
+        return None
+
+    def __enter__(self) -> Dump:
+        """The dump itself."""
+        return self
+
+    def __iter__(self) -> Iterator[KVTensor]:
+        """Over all K, V and Q tensors."""
+        return iter(self.tensors)
+
+    def token_ids(self) -> NDArray[np.int32] | None:
+        """Token ids, int32 of (batch, seq_len), if the dump has them."""
+        stored = self.stored.get("token_ids")
+        return None if stored is None else stored.read()
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and hashes of K and V: equal for equal tensors, sharded or not.
+
+        Tensors without a promised hash are read and hashed.
+        """
+        total = sha256()
+        for tensor in self.kv():
+            own = tensor.stored.sha256
+            if own is None:
+                one = sha256()
+                for _, piece in tensor.stored.pieces():
+                    one.update(piece.reshape(-1).view(np.uint8).data)
+                own = one.hexdigest()
+            total.update(f"{tensor.name} {own}\n".encode())
+        return total.hexdigest()
+
+
+def open_dump(path: str | os.PathLike[str]) -> Dump:
+    """Open and check a dump; close it, or use it in a ``with``.
+
+    Examples
+    --------
+    >>> with open_dump("fixtures/kv/smollm2-135m-excerpt.safetensors") as dump:
+    ...     dump.layers, dump.get(7, "k").shape
+    ([0, 7, 15, 29], (1, 3, 256, 64))
+    """
+    return Dump(path)
+
+
+def dump_record(source: Mapping[str, Any], domain: str, version: str) -> dict[str, Any]:
+    """Metadata of a dump, without the records of its tensors."""
+    return {
+        "schema": SCHEMA,
+        "tq": version,
+        "source": dict(source),
+        "domain": domain,
+        "tensors": {},
+    }

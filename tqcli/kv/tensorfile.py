@@ -1,0 +1,221 @@
+"""Reading one safetensors file: everything is checked before anything is trusted.
+
+The `safetensors` library judges the header (overlaps, holes, overflow, sizes). Data is then read
+with plain reads, never through its memory map: memory stays what the caller asks for, and a file
+that shrinks meanwhile is a short read and not a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from tqcli.errors import InputError
+from tqcli.kv.digest import Digest
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "U8": np.dtype("u1"),
+    "I32": np.dtype("<i4"),
+}
+# About 100 bytes a tensor: room for 65,536 of them and their metadata.
+MAX_HEADER = 32 << 20
+MAX_TENSORS = 65_536
+LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies.
+
+    ``offset`` counts bytes from the start of the file.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+class TensorFile:
+    """An open safetensors file.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Raises
+    ------
+    InputError
+        If the file is no readable, whole, well-formed safetensors file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._file = _open_regular(self.path)
+        try:
+            self.size = os.fstat(self._file.fileno()).st_size
+            self.header_bytes = self._header_length()
+            self._check_names()
+            self.entries, self.metadata = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _header_length(self) -> int:
+        if self.size < LENGTH_BYTES:
+            raise InputError(
+                f"{self.path}: {self.size} bytes; a safetensors file has at least {LENGTH_BYTES}"
+            )
+        length = int.from_bytes(self._file.read(LENGTH_BYTES), "little")
+        if length > self.size - LENGTH_BYTES:
+            raise InputError(
+                f"{self.path}: header of {length} bytes in a file of {self.size}; "
+                "not a safetensors file, or a truncated one"
+            )
+        if length > MAX_HEADER:
+            raise InputError(
+                f"{self.path}: header of {length} bytes; at most {MAX_HEADER} are read"
+            )
+        return length
+
+    def _check_names(self) -> None:
+        # The library keeps the last of two tensors with one name; a reader must not choose.
+        def pairs(items: list[tuple[str, Any]]) -> None:
+            seen: set[str] = set()
+            for key, _ in items:
+                if key in seen:
+                    raise InputError(f"{self.path}: name {key!r} occurs twice in the header")
+                seen.add(key)
+                if "\0" in key or ".." in key:
+                    raise InputError(f"{self.path}: illegal name {key!r} in the header")
+
+        try:
+            json.loads(self._file.read(self.header_bytes), object_pairs_hook=pairs)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{self.path}: header is not JSON ({error}); not a safetensors file"
+            ) from error
+
+    def _read_header(self) -> tuple[dict[str, Entry], dict[str, str]]:
+        entries: dict[str, Entry] = {}
+        offset = LENGTH_BYTES + self.header_bytes
+        try:
+            with safetensors.safe_open(self.path, framework="np") as opened:
+                names = opened.offset_keys()
+                if len(names) > MAX_TENSORS:
+                    raise InputError(
+                        f"{self.path}: {len(names)} tensors; at most {MAX_TENSORS} are read"
+                    )
+                for name in names:
+                    part = opened.get_slice(name)
+                    dtype = DTYPES.get(str(part.get_dtype()))
+                    if dtype is None:
+                        raise InputError(
+                            f"{self.path}: {name}: dtype {part.get_dtype()}; "
+                            f"{', '.join(DTYPES)} are legal"
+                        )
+                    entry = Entry(name, dtype, tuple(part.get_shape()), offset)
+                    entries[name] = entry
+                    offset += entry.nbytes
+                metadata = dict(opened.metadata() or {})
+        except (safetensors.SafetensorError, OSError) as error:
+            raise InputError(f"{self.path}: not a safetensors file ({error})") from error
+        return entries, metadata
+
+    def read(self, entry: Entry, start: int, out: NDArray[Any]) -> None:
+        """Fill the contiguous array `out` with the data of `entry` from its byte `start` on."""
+        view = out.reshape(-1).view(np.uint8).data
+        self._file.seek(entry.offset + start)
+        done = 0
+        while done < len(view):
+            got = self._file.readinto(view[done:])
+            if not got:
+                raise InputError(
+                    f"{self.path}: {entry.name}: the file ended {len(view) - done} bytes early; "
+                    "it changed while it was read"
+                )
+            done += got
+
+    def chunks(
+        self, entry: Entry, axes: int, limit: int, sha256: str | None = None
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """The tensor as vectors, piece by piece.
+
+        Parameters
+        ----------
+        entry : Entry
+        axes : int
+            How many of the last axes make one vector.
+        limit : int
+            Bytes of one piece; at least one vector comes.
+        sha256 : str, optional
+            Checked once the last piece was taken.
+
+        Yields
+        ------
+        (first, vectors)
+            Flat index of the first vector, and an array ``(n, values)`` that the caller owns
+            until it asks for the next.
+        """
+        width = int(np.prod(entry.shape[-axes:], dtype=object)) if entry.shape else 1
+        vectors = entry.nbytes // max(width * entry.dtype.itemsize, 1)
+        step = max(limit // max(width * entry.dtype.itemsize, 1), 1)
+        with Digest(active=sha256 is not None) as digest:
+            for first in range(0, vectors, step):
+                piece = np.empty((min(step, vectors - first), width), entry.dtype)
+                self.read(entry, first * width * entry.dtype.itemsize, piece)
+                digest.update(piece)
+                yield first, piece
+            if sha256 is not None and (came := digest.hexdigest()) != sha256:
+                raise InputError(
+                    f"{self.path}: {entry.name}: sha256 is {came[:16]}..., the metadata says "
+                    f"{sha256[:16]}...; the file is damaged, make it anew"
+                )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> TensorFile:
+        """The file itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+def _open_regular(path: str) -> Any:
+    """Open a regular file for unbuffered reading; a FIFO is refused before it can block."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+            raise InputError(f"{path}: {kind}; give a safetensors file")
+        return open(path, "rb", buffering=0)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{path}: cannot be read ({reason})") from error
