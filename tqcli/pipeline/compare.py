@@ -1,0 +1,92 @@
+"""Several cache types on one dump, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tqcli.codebook import distortion_on_gaussian, lloyd_max
+from tqcli.codecs.turbo import TurboCodec
+from tqcli.kv.dump import Dump
+from tqcli.pipeline.cachetype import CacheType
+from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
+from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
+
+
+def compare(
+    dump: Dump,
+    types: Sequence[tuple[CacheType, CacheType]],
+    *,
+    nonfinite: Nonfinite = "error",
+    progress: Progress = no_progress,
+) -> list[dict[str, Any]]:
+    """One row for each type and side, pooled over layers.
+
+    Parameters
+    ----------
+    dump : Dump
+    types : sequence of (K type, V type)
+        The first is what the others are held against: ``loses_to_first`` is the share of vectors
+        that the first type decodes with less error.
+    nonfinite, progress
+        As in :func:`tqcli.pipeline.evaluate.evaluate`.
+
+    Returns
+    -------
+    list of dict
+        The pooled row of an evaluation, with ``name`` (of the pair), ``loses_to_first``,
+        ``table_loss`` (distortion of the type's table on Gaussian values over that of the best
+        table of as many levels, minus 1), and the worst layer by what matters for the side:
+        ``worst_layer``, ``worst_value``.
+    """
+    rows: list[dict[str, Any]] = []
+    first: Evaluation | None = None
+    for k, v in types:
+        result = evaluate(dump, Candidate(k, v), nonfinite=nonfinite, progress=progress)
+        first = first or result
+        every = result.rows()
+        for row in every:
+            if row["layer"] != "all":
+                continue
+            side = row["side"]
+            row["name"] = k.name if k == v else f"{k.name}/{v.name}"
+            row["table_loss"] = _table_loss(result, side)
+            row["loses_to_first"] = None if result is first else _losses(result, first, side)
+            row |= _worst([r for r in every if r["side"] == side and r["layer"] != "all"])
+            rows.append(row)
+    return rows
+
+
+def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The layer with the largest error in the domain that the side is judged in."""
+    measure = "centred_nmse" if rows[0]["side"] == "k" else "nmse"
+    known = [r for r in rows if r[measure] is not None]
+    if not known:
+        return {"worst_layer": None, "worst_value": None}
+    worst = max(known, key=lambda r: r[measure])
+    return {"worst_layer": worst["layer"], "worst_value": worst[measure]}
+
+
+def _losses(result: Evaluation, first: Evaluation, side: str) -> float | None:
+    mine = result.pooled(side).vector.relative_errors
+    theirs = first.pooled(side).vector.relative_errors
+    return float(np.mean(mine > theirs)) if mine.size else None
+
+
+def _table_loss(result: Evaluation, side: str) -> float | None:
+    """Only a table tells: ggml types scale each block and have none."""
+    losses = [
+        _loss(codec)
+        for (_, own), made in result.codecs.items()
+        for codec in made
+        if own == side and isinstance(codec, TurboCodec)
+    ]
+    return max(losses) if losses else None
+
+
+def _loss(codec: TurboCodec) -> float:
+    book = codec.codebook
+    _, best = lloyd_max("gaussian", book.bits)
+    return distortion_on_gaussian(book) / best - 1

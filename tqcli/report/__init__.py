@@ -1,0 +1,1 @@
+"""Results and how they are shown: table, JSON, CSV, Markdown; and gates on them."""

@@ -1,0 +1,125 @@
+"""What people see of each command's rows: columns, and the sentences below the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqcli.report.result import Column
+
+QUANTIZE = (
+    Column("tensor", "tensor"),
+    Column("type", "type"),
+    Column("bits_per_value", "bits/value", ".4g"),
+    Column("bytes_in", "before", "bytes"),
+    Column("bytes_out", "after", "bytes"),
+    Column("vanished_vectors", "vanished", "d"),
+    Column("zeroed_values", "zeroed", "d"),
+    Column("skipped_vectors", "skipped", "d"),
+)
+
+EVALUATE = (
+    Column("layer", "layer"),
+    Column("side", "side"),
+    Column("head", "head", "d"),
+    Column("type", "type"),
+    Column("bits_per_value", "bits", ".4g"),
+    Column("cosine_mean", "cosine", ".4f"),
+    Column("cosine_p1", "p1", ".4f"),
+    Column("cosine_p01", "p0.1", ".4f"),
+    Column("null_cosine_mean", "Gaussian", ".4f"),
+    Column("cosine_z", "z", "+.0f"),
+    Column("nmse", "error", ".4f"),
+    Column("centred_nmse", "seen error", ".4f"),
+    Column("offset_ratio", "offset", ".2f"),
+    Column("kurtosis", "kurtosis", "+.2f"),
+    Column("reading", "softmax sees"),
+)
+
+COMPARE = (
+    Column("name", "type"),
+    Column("side", "side"),
+    Column("bits_per_value", "bits", ".4g"),
+    Column("cosine_mean", "cosine", ".4f"),
+    Column("cosine_p1", "p1", ".4f"),
+    Column("nmse", "error", ".5f"),
+    Column("null_nmse", "Gaussian", ".5f"),
+    Column("table_loss", "table loss", "+.0%"),
+    Column("centred_nmse", "seen error", ".4f"),
+    Column("worst_layer", "worst layer"),
+    Column("worst_value", "its error", ".4f"),
+    Column("loses_to_first", "loses to first", ".1%"),
+)
+
+INSPECT = (
+    Column("tensor", "tensor"),
+    Column("type", "type"),
+    Column("batch", "batch", "d"),
+    Column("heads", "heads", "d"),
+    Column("seq_len", "seq_len", "d"),
+    Column("head_dim", "head_dim", "d"),
+    Column("bits_per_value", "bits/value", ".4g"),
+    Column("bytes", "size", "bytes"),
+    Column("gaussian_distortion", "distortion on N(0,1)", ".6f"),
+    Column("levels", "levels"),
+)
+
+# Where the error left in K after centring comes near what there is to see, nothing is left.
+DESTROYED = 0.5
+# An error that centring enlarges this much is hidden from cosine by a common offset.
+HIDDEN = 3.0
+
+
+def reading(row: dict[str, Any]) -> str | None:
+    """The centred error of K in words."""
+    seen = row.get("centred_nmse")
+    if seen is None:
+        return None
+    if seen >= DESTROYED:
+        return f"K DESTROYED: error {amount(seen)} signal"
+    plain = row.get("nmse")
+    if plain and seen > HIDDEN * plain:
+        return f"{seen / plain:.0f}x the error shown"
+    return "what is shown"
+
+
+def amount(ratio: float) -> str:
+    """An error in terms of the signal: ``8 % of the``, ``17.8 times the``."""
+    return f"{ratio:.0%} of the" if ratio < 1 else f"{ratio:.3g} times the"
+
+
+def explain(rows: list[dict[str, Any]]) -> list[str]:
+    """Add the reading to each row, and say in sentences what the table hides."""
+    notes = []
+    for row in rows:
+        row["reading"] = reading(row)
+        if row["layer"] == "all" or row["head"] is not None:
+            continue
+        seen, plain = row.get("centred_nmse"), row.get("nmse")
+        if seen is None or not plain or seen < HIDDEN * plain:
+            continue
+        notes.append(
+            f"layers.{row['layer']}.k: cosine {row['cosine_mean']:.3f} looks fine and is not. Its "
+            f"keys share an offset {row['offset_ratio']:.1f} times as long as what tells them "
+            "apart. Softmax ignores the offset: of what it sees, the error is "
+            f"{amount(seen)} signal."
+        )
+    return notes
+
+
+def explain_comparison(rows: list[dict[str, Any]]) -> list[str]:
+    """Sentences on tables that lose to the best one of as many levels, and on destroyed K."""
+    notes = []
+    for row in rows:
+        loss = row.get("table_loss")
+        if loss is not None and loss > 0.1 and row["side"] == "k":
+            notes.append(
+                f"{row['name']}: its table makes {loss:+.0%} squared error on Gaussian values, "
+                "against the best table of as many levels."
+            )
+        if row["side"] == "k" and (row.get("worst_value") or 0) >= DESTROYED:
+            notes.append(
+                f"{row['name']}: destroys K of layer {row['worst_layer']} "
+                f"(of what softmax sees, the error is {amount(row['worst_value'])} signal); "
+                "choose a K type with less, q8_0 for instance."
+            )
+    return notes
