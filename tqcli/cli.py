@@ -1,0 +1,99 @@
+"""The Typer app, and the only place where errors are caught."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from tqcli.commands.compare import compare
+from tqcli.commands.dump import dump
+from tqcli.commands.evaluate import evaluate
+from tqcli.commands.fit_codebook import fit_codebook
+from tqcli.commands.inspect import inspect
+from tqcli.commands.quantize import quantize
+from tqcli.commands.types import types
+from tqcli.commands.unpack import unpack
+from tqcli.errors import TqError
+
+USAGE = 2
+INPUT = 3
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tq",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="The bench for KV-cache quantization: exact bytes, honest measures, real tensors.",
+)
+for command in (dump, fit_codebook, quantize, unpack, evaluate, compare, inspect, types):
+    app.command(no_args_is_help=command is not types)(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from tqcli import __version__, kernels
+
+        print(f"tq {__version__} (kernel: {kernels.active()})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Remember what every command needs to know."""
+    del version
+    if debug:
+        os.environ["TQ_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run ``tq``; errors end in one line on stderr and an exit code.
+
+    0 fine, 1 a gate failed, 2 usage, 3 bad input, 130 interrupted.
+    """
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except TqError as error:
+        code = _fail(error, error.exit_code)
+    except TyperException as error:
+        code = _fail(error, USAGE, _usage_text(error))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has seen enough (`tq ... | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (OSError, MemoryError) as error:
+        code = _fail(error, INPUT)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_text(error: TyperException) -> str:
+    text = getattr(error, "format_message", error.__str__)()
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "tq"
+    return f"{text.rstrip('.')}; see {path} --help"
+
+
+def _fail(error: BaseException, code: int, text: str | None = None) -> int:
+    if os.environ.get("TQ_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    message = text if text is not None else str(error) or type(error).__name__
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""``tq evaluate``: what a cache format does to one dump."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tqcli.commands import common
+from tqcli.errors import UsageError
+
+
+def evaluate(
+    dump: common.DumpPath,
+    candidate: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PACKED]", help="Packed cache of this dump, or a second dump."),
+    ] = None,
+    cache_type_k: common.TypeK = None,
+    cache_type_v: common.TypeV = None,
+    codebook: common.Book = None,
+    codebook_k: common.BookK = None,
+    codebook_v: common.BookV = None,
+    per_head: Annotated[bool, typer.Option("--per-head", help="A row for each head.")] = False,
+    fail_if: common.FailIf = None,
+    nonfinite: common.Rule = "error",
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure a packed cache made from another dump.")
+    ] = False,
+    format: common.Format = "table",
+    json: common.Json = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Measure what quantization does to K and V, per layer and pooled.
+
+    Give a packed cache or a second dump to judge what is stored, or types to encode on the fly
+    (turbo3 by default). Cosine alone says little: "seen error" is the error of K after the mean
+    that softmax ignores is taken away.
+
+    Example: tq evaluate kv.safetensors -ctk turbo3 -ctv turbo3 --fail-if 'k.p1<0.97'
+    """
+    from tqcli.kv.dump import open_dump
+    from tqcli.pipeline.candidate import open_candidate
+    from tqcli.pipeline.evaluate import Candidate
+    from tqcli.pipeline.evaluate import evaluate as run
+    from tqcli.progress import progress_bytes
+    from tqcli.report.gate import apply_gates, parse_gate
+    from tqcli.report.result import Report
+    from tqcli.report.views import EVALUATE, explain
+
+    gates = [parse_gate(text) for text in fail_if or []]
+    chosen = (cache_type_k, cache_type_v, codebook, codebook_k, codebook_v)
+    if candidate is not None and any(option is not None for option in chosen):
+        raise UsageError("give a packed cache or types, not both")
+    with open_dump(dump) as opened:
+        inputs = [{"path": opened.path, "sha256": opened.fingerprint()}]
+        with progress_bytes(opened.nbytes, "evaluate", quiet=quiet) as progress:
+            if candidate is None:
+                k, v = common.cache_types(*chosen)
+                result = run(opened, Candidate(k, v), nonfinite=nonfinite, progress=progress)  # type: ignore[arg-type]
+            else:
+                with open_candidate(candidate, opened, force=force) as (other, record):
+                    result = run(opened, other, progress=progress)
+                    inputs.append(record)
+    rows = result.rows(per_head=per_head)
+    report = Report(
+        "tq.evaluate/1",
+        f"{dump}" + (f" against {candidate}" if candidate else ""),
+        EVALUATE,
+        rows,
+        notes=explain(rows),
+        inputs=inputs,
+        command=common.command_line(),
+        extra={
+            "zeroed_values": result.cleaner.zeroed,
+            "skipped_vectors": result.cleaner.skipped,
+        },
+    )
+    common.emit(report, format, json=json)
+    apply_gates(gates, rows)
