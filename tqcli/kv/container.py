@@ -30,7 +30,7 @@ from tqcli.kv.writer import TensorWriter
 
 INDEX_SUFFIX = ".index.json"
 SUFFIX = ".safetensors"
-PIECE_BYTES = 16 << 20  # read at a time: large enough for speed, small beside any tensor
+PIECE_BYTES = 4 << 20  # read at a time: stays in cache, and small beside any tensor
 _MAX_INDEX_BYTES = 64 << 20
 _PLACE = re.compile(r"layers\.(?P<layer>0|[1-9][0-9]{0,5})\.(?P<what>[a-z_.]+)")
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 class Digest:
     """A running SHA-256 that is computed in a thread of its own.
 
-    `update` returns at once; the array must stay unchanged, which it does as long as its owner
-    makes a new one for each piece. Inactive, it does nothing.
+    `update` returns when the piece before is done; the array must stay unchanged until the next
+    `update`. Inactive, it does nothing.
     """
 
     def __init__(self, *, active: bool = True) -> None:

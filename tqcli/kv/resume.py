@@ -65,7 +65,7 @@ class ResumingWriter(ContainerWriter):
                 if have != list(plan) or record != json.loads(self._describe(plan)(hashes)):
                     raise InputError("other tensors or metadata")
                 for entry in file.entries.values():
-                    for _ in file.chunks(entry, PIECE_BYTES, hashes[entry.name]):
+                    for _ in file.chunks(entry, 1, PIECE_BYTES, hashes[entry.name]):
                         pass
         except (InputError, ValueError, AttributeError) as error:
             if self._force:

@@ -172,15 +172,17 @@ class TensorFile:
         Yields
         ------
         (first, vectors)
-            Flat index of the first vector, and an array ``(n, values)`` that the caller owns
-            until it asks for the next.
+            Flat index of the first vector, and an array ``(n, values)``. Two buffers take turns:
+            an array is overwritten when the one after the next is asked for.
         """
         width = int(np.prod(entry.shape[-axes:], dtype=object)) if entry.shape else 1
         vectors = entry.nbytes // max(width * entry.dtype.itemsize, 1)
         step = max(limit // max(width * entry.dtype.itemsize, 1), 1)
+        # Fresh pages would cost as much as reading into them; the digest lags by one piece.
+        buffers = [np.empty((min(step, vectors), width), entry.dtype) for _ in range(2)]
         with Digest(active=sha256 is not None) as digest:
-            for first in range(0, vectors, step):
-                piece = np.empty((min(step, vectors - first), width), entry.dtype)
+            for turn, first in enumerate(range(0, vectors, step)):
+                piece = buffers[turn % 2][: vectors - first]
                 self.read(entry, first * width * entry.dtype.itemsize, piece)
                 digest.update(piece)
                 yield first, piece
