@@ -53,7 +53,7 @@ def encode(
         If an array is not of these types and shapes.
     """
     capsule = layout_capsule(layout)
-    kind = checks.float_type(getattr(x, "dtype", type(x)), "x")
+    kind = checks.float_type(checks.array(x, "x").dtype, "x")
     source = checks.rows(x, kind, layout.group, "x")
     blocks = checks.output(out, (len(source), layout.group_bytes), np.uint8, x)
     index = choose.index()

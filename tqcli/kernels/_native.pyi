@@ -1,6 +1,6 @@
 """Types of the extension module; the functions are described in native/module.c."""
 
-from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+from typing_extensions import Buffer
 
 class _Layout: ...
 
@@ -15,4 +15,52 @@ def decode(
 def pack(kernel: int, bits: int, block: int, codes: Buffer, packed: Buffer, /) -> int: ...
 def unpack(
     kernel: int, bits: int, block: int, header: int, packed: Buffer, codes: Buffer, /
+) -> None: ...
+def scores(
+    kernel: int,
+    layout: _Layout,
+    m: int,
+    queries: Buffer,
+    blocks: Buffer,
+    out: Buffer,
+    first: int,
+    /,
+) -> None: ...
+def scores_int8(
+    kernel: int,
+    layout: _Layout,
+    m: int,
+    queries: Buffer,
+    scales: Buffer,
+    centroids: Buffer,
+    blocks: Buffer,
+    out: Buffer,
+    first: int,
+    /,
+) -> None: ...
+def weighted_sum(
+    kernel: int,
+    layout: _Layout,
+    m: int,
+    dim: int,
+    slab: int,
+    weights: Buffer,
+    first: int,
+    blocks: Buffer,
+    out: Buffer,
+    /,
+) -> None: ...
+def scores_f16(
+    kernel: int, m: int, queries: Buffer, keys: Buffer, out: Buffer, first: int, /
+) -> None: ...
+def weighted_sum_f16(
+    kernel: int,
+    m: int,
+    dim: int,
+    slab: int,
+    weights: Buffer,
+    first: int,
+    values: Buffer,
+    out: Buffer,
+    /,
 ) -> None: ...

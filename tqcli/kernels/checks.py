@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tqcli.errors import InputError, input_error
+from tqcli.errors import input_error
 from tqcli.kernels.layout import GROUPS, TurboLayout
 
 # Place in this tuple is the number that the extension knows a type by.
@@ -35,26 +35,32 @@ def float_type(dtype: DTypeLike, where: str) -> np.dtype[Any]:
     return found
 
 
-def rows(array: object, dtype: DTypeLike, width: int, where: str) -> NDArray[Any]:
-    """`array` as C-contiguous rows ``(n, width)`` of `dtype`; copied only if it is strided."""
-    if not isinstance(array, np.ndarray):
-        raise input_error(where, f"a {type(array).__name__}", "a NumPy array")
-    if array.dtype != dtype:
-        raise input_error(where, f"dtype {array.dtype}", f"dtype {np.dtype(dtype)}")
-    if array.ndim != 2 or array.shape[1] != width:
-        raise input_error(where, f"shape {array.shape}", f"shape (n, {width})")
-    return np.ascontiguousarray(array)
+def array(given: object, where: str) -> NDArray[Any]:
+    """`given` if it is a NumPy array; else an InputError."""
+    if not isinstance(given, np.ndarray):
+        raise input_error(where, f"a {type(given).__name__}", "a NumPy array")
+    return given
 
 
-def runs(array: object, width: int, where: str) -> NDArray[np.uint8]:
-    """`array` as a C-contiguous uint8 array whose last axis is a multiple of `width`."""
-    if not isinstance(array, np.ndarray):
-        raise input_error(where, f"a {type(array).__name__}", "a NumPy array")
-    if array.dtype != np.uint8:
-        raise input_error(where, f"dtype {array.dtype}", "dtype uint8")
-    if array.ndim == 0 or array.shape[-1] == 0 or array.shape[-1] % width:
-        raise input_error(where, f"shape {array.shape}", f"a last axis that is a multiple of {width}")
-    return np.ascontiguousarray(array)
+def rows(given: object, dtype: DTypeLike, width: int, where: str) -> NDArray[Any]:
+    """`given` as C-contiguous rows ``(n, width)`` of `dtype`; copied only if it is strided."""
+    found = array(given, where)
+    if found.dtype != dtype:
+        raise input_error(where, f"dtype {found.dtype}", f"dtype {np.dtype(dtype)}")
+    if found.ndim != 2 or found.shape[1] != width:
+        raise input_error(where, f"shape {found.shape}", f"shape (n, {width})")
+    return np.ascontiguousarray(found)
+
+
+def runs(given: object, width: int, where: str) -> NDArray[np.uint8]:
+    """`given` as a C-contiguous uint8 array whose last axis is a multiple of `width`."""
+    found = array(given, where)
+    if found.dtype != np.uint8:
+        raise input_error(where, f"dtype {found.dtype}", "dtype uint8")
+    if found.ndim == 0 or found.shape[-1] == 0 or found.shape[-1] % width:
+        legal = f"a last axis that is a multiple of {width}"
+        raise input_error(where, f"shape {found.shape}", legal)
+    return np.ascontiguousarray(found)
 
 
 def output(
@@ -63,8 +69,7 @@ def output(
     """`out` if a kernel may write it, a fresh array if it is None."""
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray):
-        raise input_error("out", f"a {type(out).__name__}", "a NumPy array")
+    out = array(out, "out")
     if out.dtype != dtype or out.shape != shape:
         raise input_error(
             "out", f"{out.dtype} {out.shape}", f"{np.dtype(dtype)} {shape}", "or leave it out"
@@ -109,6 +114,3 @@ def _table(table: object, size: int, name: str) -> None:
         raise input_error("layout", f"{name} {came}", legal)
     if not np.all(np.isfinite(table)):
         raise input_error("layout", f"{name} with a non-finite entry", legal)
-
-
-__all__ = ["FLOATS", "InputError", "bits", "float_type", "layout", "output", "rows", "runs"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from types import ModuleType
 
 from tqcli.errors import UsageError
@@ -141,9 +142,7 @@ def split(
     pool = _pools.get(parts)
     if pool is None:
         pool = _pools[parts] = ThreadPoolExecutor(parts - 1, thread_name_prefix="tq-kernel")
-    others = [
-        pool.submit(run, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)
-    ]
+    others = [pool.submit(run, a, b) for a, b in pairwise(edges[1:])]
     run(edges[0], edges[1])  # this thread takes its share
     for other in others:
         other.result()

@@ -103,7 +103,7 @@ def decode(
     with np.errstate(all="ignore"):
         for at in range(0, blocks.shape[0], _CHUNK):
             part = blocks[at : at + _CHUNK]
-            columns = layout.centroids[codes(part, layout).T]
+            columns = layout.centroids[np.ascontiguousarray(codes(part, layout).T)]
             columns *= norms(part, layout).astype(np.float32).repeat(layout.block, axis=1).T
             if not rotated:
                 columns = rotation.unrotate_columns(columns)

@@ -96,7 +96,8 @@ TQ_INLINE void v_transpose(V v[16]) {
  * open (zero), the midpoint that decides bit s. Places in a word are tables too: as literals gcc
  * makes each with a move and a broadcast on the busiest port. */
 typedef struct {
-    V steps[4], squares, low, high;
+    V steps[4], squares, levels;
+    V low, high; /* centroids by their low two bits, of 3 bits: without and with bit 2 */
     int32_t bit[32], pair[16];
 } tables;
 
@@ -116,15 +117,15 @@ static void load_tables(tables *t, const tq_layout *layout) {
     t->squares = v_load(layout->squares);
     /* A permute reads four bits of its index. Where codes have fewer, the tables repeat, so that
      * the bits above need not be cleared. */
-    float low[16], high[16];
+    float levels[16], low[16], high[16];
     for (int k = 0; k < 16; k++) {
-        low[k] = layout->centroids[k % layout->levels];
-        high[k] = layout->centroids[layout->bits == 3 ? 4 + k % 4 : 0];
-        if (layout->bits == 3) step[k] = layout->centroids[k % 4];
+        levels[k] = layout->centroids[k % layout->levels];
+        low[k] = layout->bits == 3 ? layout->centroids[k % 4] : levels[k];
+        high[k] = layout->bits == 3 ? layout->centroids[4 + k % 4] : levels[k];
     }
+    t->levels = v_load(levels);
     t->low = v_load(low);
     t->high = v_load(high);
-    t->steps[3] = layout->bits == 3 ? v_load(step) : t->steps[3];
 }
 
 /* Binary search: the code of y; its bits go to `word` (place i) and, bit 2 of three, to `plane`
@@ -132,8 +133,9 @@ static void load_tables(tables *t, const tq_layout *layout) {
 TQ_INLINE V quantize_one(V y, int bits, int i, int e, const tables *t, VI *word, VI *plane) {
     VI code = _mm512_setzero_si512();
     for (int s = bits - 1; s >= 0; s--) {
-        const V midpoint = s == bits - 1 ? _mm512_broadcastss_ps(_mm512_castps512_ps128(t->steps[s]))
-                                         : _mm512_permutexvar_ps(code, t->steps[s]);
+        const V midpoint = s == bits - 1
+                               ? _mm512_broadcastss_ps(_mm512_castps512_ps128(t->steps[s]))
+                               : _mm512_permutexvar_ps(code, t->steps[s]);
         const __mmask16 above = _mm512_cmp_ps_mask(y, midpoint, _CMP_GE_OQ);
         if (s == bits - 1) code = _mm512_maskz_mov_epi32(above, _mm512_set1_epi32(1 << s));
         else code = _mm512_mask_or_epi32(code, above, code, _mm512_set1_epi32(1 << s));
@@ -149,11 +151,11 @@ TQ_INLINE V quantize_one(V y, int bits, int i, int e, const tables *t, VI *word,
 
 TQ_INLINE V level_one(VI word, VI plane, int bits, int i, int e, const tables *t) {
     const VI low = _mm512_srli_epi32(word, bits == 4 ? 4 * i : 2 * i);
-    if (bits != 3) return _mm512_permutexvar_ps(low, t->low);
+    if (bits != 3) return _mm512_permutexvar_ps(low, t->levels);
     const VI high = e < 2 ? _mm512_slli_epi32(plane, 2 - e) : _mm512_srli_epi32(plane, e - 2);
     /* Bits 0 and 1 of low, the others of high. */
     const VI code = _mm512_ternarylogic_epi32(_mm512_set1_epi32(3), low, high, 0xca);
-    return _mm512_permutexvar_ps(code, t->low);
+    return _mm512_permutexvar_ps(code, t->levels);
 }
 
 /* One block without the rotation: the row's table is scaled once and looked up. */
@@ -161,7 +163,7 @@ TQ_INLINE void rotated_block(const uint8_t *codes, uint16_t norm, int bits, int 
                              enum tq_float type, const tables *t, uint8_t *out) {
     const size_t size = type == TQ_F32 ? 4 : 2;
     const V scale = _mm512_cvtph_ps(_mm256_set1_epi16((short)norm));
-    const V low = v_mul(bits == 3 ? t->steps[3] : t->low, scale), high = v_mul(t->high, scale);
+    const V low = v_mul(t->low, scale), high = v_mul(t->high, scale);
     const VI twos = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const VI fours = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
     for (int e = 0; e < block; e += 16) {

@@ -40,8 +40,8 @@ static inline size_t tq_float_size(enum tq_float type) { return type == TQ_F32 ?
 
 /* One direction of the rotation: multiply, butterflies, multiply. */
 typedef struct {
-    float before[TQ_MAX_GROUP]; /* +1 or -1 */
-    float after[TQ_MAX_GROUP];  /* sign * 1/sqrt(group) */
+    float before[TQ_MAX_GROUP];     /* +1 or -1 */
+    float after[TQ_MAX_GROUP];      /* sign * 1/sqrt(group) */
     uint8_t negative[TQ_MAX_GROUP]; /* 1 where before is -1 */
 } tq_factors;
 
@@ -59,7 +59,10 @@ typedef struct {
     tq_factors forward, inverse;
 } tq_layout;
 
-struct tq_attend; /* attend.h: scores and weighted sums on packed blocks */
+/* Complete a layout whose bits, group, block, header and corrected are set, from `count` floats:
+ * centroids, midpoints, signs before and after the rotation's butterflies, its scale. Returns
+ * NULL, or what is wrong with them. */
+const char *tq_fill_layout(tq_layout *layout, const void *floats, size_t count);
 
 /* One kernel: the functions of one instruction set. Pointers may be unaligned; lengths are
  * checked before, and no byte outside the arrays is read or written. */
@@ -77,7 +80,6 @@ typedef struct {
     /* The reverse; runs of packed bytes begin `stride` bytes apart. */
     void (*unpack)(const uint8_t *packed, size_t stride, size_t n, size_t block, int bits,
                    uint8_t *codes);
-    const struct tq_attend *attend;
 } tq_kernel;
 
 extern const tq_kernel tq_portable, tq_avx2, tq_avx512, tq_neon;
