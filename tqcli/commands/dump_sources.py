@@ -1,0 +1,125 @@
+"""From the options of ``tq dump`` to a source."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tqcli.sources.arrays import ArraysSource
+    from tqcli.sources.hf import TransformersSource
+    from tqcli.sources.llamacpp import LlamaCppSource
+    from tqcli.sources.llamacpp_plan import Rotation
+
+Given = Mapping[str, Any]  # option name to value; None, False or empty: not given
+
+
+def refuse_others(kind: str, mine: Given, others: Iterable[Given]) -> None:
+    """Refuse options that mean nothing for this kind of source, rather than ignore them."""
+    for options in others:
+        for option, value in options.items():
+            if option not in mine and value not in (None, False, []):
+                legal = ", ".join(mine)
+                raise UsageError(f"{option}: means nothing for a {kind} source; legal are {legal}")
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Look at the target before a model runs for it."""
+    from tqcli.kv.atomic import require_new
+    from tqcli.kv.container import SUFFIX
+
+    if path.suffix != SUFFIX:
+        raise UsageError(f"{path}: name the output *{SUFFIX}")
+    require_new(path, force=force)
+
+
+def model_source(
+    source: str, output: Path, given: Given, stack: ExitStack, *, quiet: bool
+) -> TransformersSource:
+    """Run a model on the prompts; scratch files lie beside the output until ``stack`` closes."""
+    from tqcli.progress import note, progress_bytes
+    from tqcli.sources.hf import Options, TransformersSource
+    from tqcli.sources.hf_prompts import Prompts
+    from tqcli.sources.texts import read_texts
+
+    prompts = Prompts(
+        (*(given["--prompt"] or ()), *read_texts(given["-f"] or ())), given["--chunks"], given["-c"]
+    )
+    named = {
+        "dtype": given["--dtype"],
+        "compute_dtype": given["--compute-dtype"],
+        "device": given["--device"],
+        "chunk_size": given["--chunk-size"],
+        "revision": given["--revision"],
+    }
+    chosen = {name: value for name, value in named.items() if value is not None}
+    options = Options(queries=given["--queries"], **chosen)
+    if given["--resume"]:
+        work_dir = _work_dir(output)
+    else:
+        # beside the output: there is room for the dump, and /tmp may be memory
+        scratch = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent)
+        work_dir = Path(stack.enter_context(scratch))
+    made = TransformersSource(
+        source, prompts, options, work_dir=work_dir, note=lambda text: note(text, quiet=quiet)
+    )
+    with progress_bytes(made.num_tokens, "prefill", unit=" tokens", quiet=quiet) as progress:
+        made.progress = progress
+        made.run()
+    return made
+
+
+def _work_dir(output: Path) -> Path:
+    return output.with_name(output.name + ".work")
+
+
+def remove_work(output: Path) -> None:
+    """Remove what ``--resume`` kept: everything is written."""
+    shutil.rmtree(_work_dir(output), ignore_errors=True)
+
+
+def save_file_source(source: str, given: Given) -> LlamaCppSource:
+    """Open a llama.cpp save file."""
+    from tqcli.sources.llamacpp import LlamaCppSource
+
+    return LlamaCppSource(
+        source,
+        model=given["--model"],
+        heads=given["--heads"],
+        head_dim=given["--head-dim"],
+        head_dim_v=given["--head-dim-v"],
+        arch=given["--arch"],
+        sequence=given["--seq"],
+        fork=given["--fork"],
+        layouts=given["--layout"] or (),
+        rotation=_rotation(given["--rotation"] or "auto"),
+    )
+
+
+def _rotation(text: str) -> Rotation:
+    words: dict[str, Rotation] = {"auto": "auto", "none": "none"}
+    if text in words:
+        return words[text]
+    if not text.isdecimal():
+        raise UsageError(f"--rotation {text}: legal are auto, none and the Hadamard's size")
+    return int(text)
+
+
+def arrays_source(sources: Sequence[str], given: Given) -> ArraysSource:
+    """Open array files."""
+    from tqcli.sources.arrays import ArraysSource, Choice
+
+    choice = Choice(
+        preset=given["--preset"],
+        pattern=given["--pattern"],
+        axes=given["--axes"],
+        heads=given["--heads"],
+        side=given["--side"],
+    )
+    return ArraysSource([Path(source) for source in sources], choice)

@@ -1,0 +1,1 @@
+"""Where tensors come from: transformers models, llama.cpp save files, plain arrays."""

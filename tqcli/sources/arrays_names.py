@@ -1,0 +1,137 @@
+"""Which array is which: name patterns, and the layouts of engines by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tqcli.errors import InputError, UsageError
+from tqcli.sources.arrays_axes import Axes
+
+_SIDE_WORDS = {
+    **dict.fromkeys(("k", "key", "keys", "0"), "k"),
+    **dict.fromkeys(("v", "value", "values", "1"), "v"),
+    **dict.fromkeys(("q", "query", "queries"), "q"),
+}
+_SIDE = "|".join(sorted(_SIDE_WORDS, key=len, reverse=True))
+_FIELDS = {"{layer}": r"(?P<layer>\d{1,6})", "{side}": f"(?P<side>{_SIDE})", "*": ".*"}
+_SPLIT = re.compile(r"(\{layer\}|\{side\}|\*)")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A name with ``{layer}``, ``{side}`` and ``*`` in it.
+
+    Sides are recognised as k, key, keys, 0; v, value, values, 1; q, query, queries.
+
+    Examples
+    --------
+    >>> Pattern("model.layers.{layer}.{side}").match("model.layers.7.value")
+    (7, 'v')
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuse braces that mean nothing."""
+        parts = _SPLIT.split(self.text)
+        if any("{" in part or "}" in part for part in parts if part not in _FIELDS):
+            raise UsageError(f"--pattern {self.text}: legal in braces are {{layer}} and {{side}}")
+        if any(self.text.count(name) > 1 for name in ("{layer}", "{side}")):
+            raise UsageError(f"--pattern {self.text}: {{layer}} and {{side}} stand at most once")
+
+    def match(self, name: str) -> tuple[int | None, str | None] | None:
+        """Layer and side of a name, each None where the pattern does not tell; None: no match."""
+        parts = (_FIELDS.get(part, re.escape(part)) for part in _SPLIT.split(self.text))
+        found = re.fullmatch("".join(parts), name)
+        if found is None:
+            return None
+        groups = found.groupdict()
+        layer, side = groups.get("layer"), groups.get("side")
+        return None if layer is None else int(layer), None if side is None else _SIDE_WORDS[side]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How an engine writes its cache.
+
+    Parameters
+    ----------
+    pattern : str
+    axes : mapping of int to str
+        Axis order by the number of axes.
+    what : str
+        For the help text.
+    """
+
+    pattern: str
+    axes: Mapping[int, str]
+    what: str
+
+
+PRESETS: Mapping[str, Preset] = {
+    # mlx_lm.models.cache.save_prompt_cache: tree_flatten of [cache.state, ...]
+    "mlx": Preset("{layer}.{side}", {4: "batch,head,seq,dim"}, "mlx-lm prompt cache"),
+    # vLLM's example (shared storage) connector: one file a layer; flash layouts give 3 axes,
+    # layouts with K and V inside each block give 4
+    "vllm": Preset(
+        "*layers.{layer}.*.safetensors:kv_cache",
+        {3: "side,seq,hidden", 4: "seq,side,head,dim"},
+        "folder of per-layer files of vLLM's storage connector",
+    ),
+    # LMCache's KV_2LTD memory format
+    "lmcache": Preset("*", {4: "side,layer,seq,hidden"}, "LMCache chunk [2, L, T, hidden]"),
+}
+
+# Cache classes of mlx-lm by what their state holds; the file lists one class a layer.
+_MLX_ROTATING = "RotatingKVCache"
+_MLX_FLOAT = ("KVCache", "ChunkedKVCache", "ConcatenateKVCache", _MLX_ROTATING)
+_MLX_RECURRENT = ("MambaCache", "ArraysCache")
+_MLX_CLASS = re.compile(r"2\.(\d{1,6})")
+
+
+def preset_axes(name: str, where: str, rank: int, heads: int | None) -> Axes:
+    """Axis order of one array of a preset.
+
+    Raises
+    ------
+    InputError
+        The preset has no layout with that many axes.
+    """
+    orders = PRESETS[name].axes
+    if rank not in orders:
+        legal = " or ".join(f"{n} ({order})" for n, order in orders.items())
+        raise InputError(
+            f"{where}: {rank} axes; preset {name} has {legal}; give --pattern and --axes instead"
+        )
+    return Axes.parse(orders[rank], heads)
+
+
+def mlx_layers(where: str, metadata: Mapping[str, str]) -> tuple[dict[int, str], list[str]]:
+    """Look at the classes of the layers of an mlx-lm prompt cache.
+
+    Returns
+    -------
+    dict of int to str, list of str
+        Layers that hold no K and V, with the reason; sentences about the others.
+
+    Raises
+    ------
+    InputError
+        A layer's cache is quantized, or of a class that is not known.
+    """
+    skipped, notes = {}, []
+    for key, name in metadata.items():
+        layer = _MLX_CLASS.fullmatch(key)
+        if layer is not None and name == _MLX_ROTATING:
+            notes.append(f"layers.{layer[1]}: {name}: a ring, its tokens may not be in order")
+        if layer is None or name in _MLX_FLOAT:
+            continue
+        if name not in _MLX_RECURRENT:
+            raise InputError(
+                f"{where}: layer {layer[1]} is a {name}; legal are {', '.join(_MLX_FLOAT)};"
+                " save the prompt cache without --kv-bits"
+            )
+        skipped[int(layer[1])] = f"{name}: recurrent state, no K or V per token"
+    return skipped, notes

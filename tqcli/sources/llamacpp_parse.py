@@ -1,0 +1,238 @@
+"""The container of a llama.cpp save file: session (``ggsn``) and sequence or slot (``ggsq``).
+
+::
+
+    session   u32 magic | u32 version | u32 n | i32 token[n] | u32 len, architecture | KV
+    sequence  u32 magic | u32 version | u32 n | i32 word[n]                          | KV
+    KV        u32 streams; per stream: u32 cells (0: nothing more), then
+              per cell   i32 pos | u32 n | [M-RoPE: 12 or 8 bytes] | i32 sequence[n]
+              u32 v_trans | u32 layers | [session 11, sequence 4: u32 rot_k, u32 rot_v]
+              K, per layer  i32 type | u64 row_bytes | cells * row_bytes
+              V             the same; or, v_trans = 1:
+                            i32 type | u32 element_bytes | u32 n | n rows of `cells` elements
+
+Reading this finds where the rows lie; no row is touched. Whether the model uses M-RoPE is not
+recorded, so cells are tried without and with its extra bytes until one reading ends exactly at
+the end of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tqcli.errors import InputError, input_error
+from tqcli.sources.binary import FieldReader
+from tqcli.sources.llamacpp_file import I32, Rows, SaveFile, Stream
+from tqcli.sources.llamacpp_tokens import unpack_tokens
+
+SESSION, SEQUENCE = 0x6767736E, 0x67677371
+VERSIONS = {SESSION: (9, 10, 11), SEQUENCE: (2, 3, 4)}
+KINDS = {SESSION: "session", SEQUENCE: "sequence"}
+RECORDS_ROTATION = {SESSION: 11, SEQUENCE: 4}  # from this version on
+CELL_EXTRAS = (0, 12, 8)  # bytes per cell: no M-RoPE; x, y, token; x, y
+# llama.cpp's own limits
+MAX_SEQUENCES = 256
+MAX_LAYERS = 512
+MAX_ARCH_BYTES = 256
+
+_CELL = struct.Struct("<iI")
+
+
+def read_layout(path: str | os.PathLike[str], cell_extra: int | None = None) -> SaveFile:
+    """Read everything but the rows.
+
+    Parameters
+    ----------
+    path : path
+    cell_extra : {None, 0, 8, 12}
+        Extra bytes per cell that M-RoPE models write; None finds out.
+
+    Raises
+    ------
+    InputError
+        Not a save file, an unknown version, or a file that ends early or late; the message names
+        the field and the byte.
+    """
+    with FieldReader(path) as reader:
+        magic = reader.u32("magic")
+        if magic not in VERSIONS:
+            raise input_error(
+                reader.path,
+                f"starts with {magic:#010x}",
+                "llama.cpp save files start with 'ggsn' (session) or 'ggsq' (sequence, slot)",
+            )
+        version = reader.u32("version")
+        if version not in VERSIONS[magic]:
+            raise input_error(
+                reader.path,
+                f"{KINDS[magic]} file of version {version}",
+                f"known: {', '.join(map(str, VERSIONS[magic]))}",
+            )
+        words = reader.array("<i4", reader.u32("token count"), "tokens")
+        tokens, media = unpack_tokens(reader, words) if magic == SEQUENCE else (words, 0)
+        arch = _arch(reader) if magic == SESSION else None
+        recorded = version >= RECORDS_ROTATION[magic]
+        extras = CELL_EXTRAS if cell_extra is None else (cell_extra,)
+        extra, cache = _first_that_fits(reader, extras, recorded)
+        return SaveFile(
+            path=reader.path,
+            size=reader.size,
+            kind=KINDS[magic],
+            version=version,
+            arch=arch,
+            tokens=tokens,
+            media=media,
+            cell_extra=extra,
+            streams=tuple(cache.streams),
+            v_trans=cache.v_trans,
+            rotation=cache.rotation,
+            k=tuple(cache.k),
+            v=tuple(cache.v),
+        )
+
+
+def _arch(reader: FieldReader) -> str:
+    length = reader.u32("architecture length")
+    if length > MAX_ARCH_BYTES:
+        raise reader.fail(f"architecture of {length} bytes", f"at most {MAX_ARCH_BYTES}")
+    text = reader.raw(length, "architecture")
+    if not text.isascii() or not text.decode("ascii", "replace").isprintable():
+        raise reader.fail(f"architecture {text[:32]!r}", "a printable name is expected")
+    return text.decode("ascii")
+
+
+@dataclass
+class _Cache:
+    """The KV part while it is read; the first stream that has cells sets what all must share.
+
+    ``fields`` counts what was read without contradiction: blocks of cells and layers.
+    """
+
+    streams: list[Stream] = field(default_factory=list)
+    v_trans: bool = False
+    rotation: tuple[int, int] | None = None
+    k: tuple[Rows, ...] = ()
+    v: tuple[Rows, ...] = ()
+    fields: int = 0
+
+
+def _first_that_fits(
+    reader: FieldReader, extras: Sequence[int], recorded: bool
+) -> tuple[int, _Cache]:
+    """Read the KV part with each cell size in turn; the error of the one that got farthest."""
+    start = reader.at
+    problems: list[tuple[int, InputError]] = []
+    for extra in extras:
+        reader.seek(start)
+        cache = _Cache()
+        try:
+            _read_cache(reader, cache, extra, recorded)
+        except InputError as error:
+            problems.append((cache.fields, error))
+        else:
+            return extra, cache
+    raise max(problems, key=lambda problem: problem[0])[1]
+
+
+def _read_cache(reader: FieldReader, cache: _Cache, extra: int, recorded: bool) -> None:
+    count = reader.u32("stream count")
+    if not 1 <= count <= MAX_SEQUENCES:
+        raise reader.fail(f"{count} streams", f"1 to {MAX_SEQUENCES} are possible")
+    reader.need(4 * count, f"{count} streams")
+    for index in range(count):
+        cells = reader.u32("cell count")
+        if cells == 0:
+            continue
+        owners = _read_cells(reader, cells, extra)
+        cache.fields += 1
+        first = not cache.streams
+        v_trans, layers, rotation = _read_flags(reader, recorded)
+        k_at, k = _read_side(reader, cache, cells, layers, "K", False)
+        v_at, v = _read_side(reader, cache, cells, layers, "V", v_trans)
+        if first:
+            cache.v_trans, cache.rotation, cache.k, cache.v = v_trans, rotation, k, v
+        elif (v_trans, rotation, k, v) != (cache.v_trans, cache.rotation, cache.k, cache.v):
+            raise reader.fail(
+                f"stream {index} is laid out unlike the streams before it", "all are alike"
+            )
+        cache.streams.append(Stream(index, *owners, k_at, v_at))
+    if reader.left:
+        raise reader.fail(
+            f"{reader.left} bytes after the last row",
+            "none is expected",
+            "sliding-window and hybrid models append a second cache, which is not supported",
+        )
+
+
+def _read_cells(reader: FieldReader, cells: int, extra: int) -> tuple[I32, I32, I32]:
+    reader.need(cells * (8 + extra), f"{cells} cells")
+    positions = np.empty(cells, np.int32)
+    seq_start = np.zeros(cells + 1, np.int32)
+    seq_ids = array("i")
+    for cell in range(cells):
+        position, count = _CELL.unpack_from(reader.raw(8 + extra, f"cell {cell}"))
+        if count > MAX_SEQUENCES:
+            raise reader.fail(f"cell {cell} in {count} sequences", f"at most {MAX_SEQUENCES}")
+        if count and position < 0:
+            raise reader.fail(f"cell {cell} at position {position}", "positions start at 0")
+        owners = struct.unpack(f"<{count}i", reader.raw(4 * count, f"sequences of cell {cell}"))
+        if any(not 0 <= owner < MAX_SEQUENCES for owner in owners):
+            raise reader.fail(
+                f"cell {cell} in sequences {owners[:4]}", f"legal: 0 to {MAX_SEQUENCES - 1}"
+            )
+        seq_ids.extend(owners)
+        positions[cell] = position
+        seq_start[cell + 1] = len(seq_ids)
+    return positions, seq_start, np.frombuffer(seq_ids, np.int32)
+
+
+def _read_flags(reader: FieldReader, recorded: bool) -> tuple[bool, int, tuple[int, int] | None]:
+    v_trans = reader.u32("v_trans")
+    if v_trans > 1:
+        raise reader.fail(f"v_trans {v_trans}", "legal: 0, 1")
+    layers = reader.u32("layer count")
+    if not 1 <= layers <= MAX_LAYERS:
+        raise reader.fail(f"{layers} layers", f"1 to {MAX_LAYERS} are possible")
+    if not recorded:
+        return bool(v_trans), layers, None
+    rotation = reader.u32("K rotation"), reader.u32("V rotation")
+    for size in rotation:
+        if size & (size - 1) or size == 1:
+            raise reader.fail(f"rotation of size {size}", "legal: 0 or a power of two")
+    return bool(v_trans), layers, rotation
+
+
+def _read_side(
+    reader: FieldReader, cache: _Cache, cells: int, layers: int, side: str, transposed: bool
+) -> tuple[int, tuple[Rows, ...]]:
+    """Step over K or V of all layers; where it starts, and how each layer is stored."""
+    start, found = reader.at, []
+    for layer in range(layers):
+        name = f"layer {layer} {side}"
+        kind = reader.i32(f"{name} type")
+        if transposed:
+            size = reader.u32(f"{name} element size")
+            rows = Rows(kind, size, reader.u32(f"{name} row count"))
+        else:
+            rows = Rows(kind, reader.u64(f"{name} row size"))
+        if rows.row_bytes == 0 or (transposed and rows.columns == 0):
+            raise reader.fail(f"{name} has rows of 0 bytes", "rows hold values")
+        reader.skip(rows.nbytes(cells), f"{name} rows")
+        found.append(rows)
+        cache.fields += 1
+    return start, tuple(found)
+
+
+def is_save_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file starts as a save file does; False for what cannot be read."""
+    try:
+        with FieldReader(path) as reader:
+            return reader.u32("magic") in VERSIONS
+    except InputError:
+        return False
