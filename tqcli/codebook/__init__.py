@@ -9,6 +9,7 @@ from tqcli.codebook.files import (
     read_codebook,
     shipped,
     stock,
+    table_from,
 )
 from tqcli.codebook.histogram import Histogram, distortion, fit
 from tqcli.codebook.table import Codebook
@@ -27,4 +28,5 @@ __all__ = [
     "read_codebook",
     "shipped",
     "stock",
+    "table_from",
 ]

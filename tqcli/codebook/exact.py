@@ -19,10 +19,14 @@ from tqcli.errors import UsageError
 F64 = NDArray[np.float64]
 Distribution = Literal["gaussian", "sphere"]
 
-TOLERANCE = 1e-14  # largest move of a level in one step; the error left is below 1e-12
-_MAX_STEPS = 1_000_000
+TOLERANCE = 1e-14  # largest distance of a level from the mean of its cell; then a last step
+# Levels are rounded to this many decimals of a standard deviation: the last bits of exp and sin
+# differ between machines, and a table should not.
+DECIMALS = 12
+_LLOYD_STEPS = 30  # before Newton's method takes over
+_MAX_STEPS = 1000
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
-_GAUSSIAN_END = 40.0  # exp(-800) is zero in float64
+_END = 13.0  # standard deviations; exp(-13^2 / 2) is 2e-37
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,22 @@ class _Density:
 
 def _gaussian() -> _Density:
     return _Density(
-        _GAUSSIAN_END, lambda u: np.exp(-0.5 * u * u) / np.sqrt(2 * np.pi), lambda u: u, lambda x: x
+        _END, lambda u: np.exp(-0.5 * u * u) / np.sqrt(2 * np.pi), lambda u: u, lambda x: x
     )
 
 
 def _sphere(dim: int) -> _Density:
     # t = sin(u) takes the endpoint singularity away; scaled by sqrt(dim) to unit variance.
     root = np.sqrt(dim)
-    # A large dimension is a narrow peak: 64 panels resolve it.
-    half = float(_panels(np.linspace(0, np.pi / 2, 65), lambda u: np.cos(u) ** (dim - 2)).sum())
+    end = min(np.pi / 2, _END / np.sqrt(dim - 2))  # cos(u) <= exp(-u^2 / 2)
+
+    def power(u: F64) -> F64:  # cos(u) ** (dim - 2), exact where the cosine is nearly 1
+        return np.asarray(np.exp((dim - 2) * np.log1p(-2 * np.sin(u / 2) ** 2)))
+
+    half = float(_panels(np.linspace(0, end, 65), power).sum())
     return _Density(
-        np.pi / 2,
-        lambda u: np.cos(u) ** (dim - 2) / (2 * half),
+        end,
+        lambda u: power(u) / (2 * half),
         lambda u: root * np.sin(u),
         lambda x: np.arcsin(np.clip(x / root, 0, 1)),
     )
@@ -105,28 +113,57 @@ def _symmetric_midpoints(centroids: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _iterate(density: _Density, count: int) -> tuple[NDArray[Any], float]:
-    """Lloyd's two conditions in turn, with the error extrapolated from the last steps."""
-    widest = min(4.0, float(density.value(np.array(density.end))))
-    levels = (np.arange(count) + 0.5) * (widest / count)
-    previous = 0.0
-    for _ in range(_MAX_STEPS):
-        inner = density.variable((levels[1:] + levels[:-1]) / 2)
-        edges = np.concatenate([[0.0], inner, [density.end]])
+    """Lloyd's two conditions in turn; near the fixed point, Newton's method on them."""
+    levels: NDArray[Any] = _spread(density, count)
+    for number in range(_MAX_STEPS):
+        edges = _edges(levels, density)
         mass, moment = _cells(edges, density)
-        updated = moment / mass
-        step = float(np.abs(updated - levels).max())
-        levels = updated
-        # Steps shrink by a steady ratio r, so what is left is step * r / (1 - r).
-        ratio = min(step / previous, 0.999999) if previous else 0.999999
-        previous = step
-        if step <= TOLERANCE or step * ratio / (1 - ratio) < TOLERANCE:
+        gap = moment / mass - levels
+        step = gap
+        if number >= _LLOYD_STEPS:
+            newton = np.linalg.solve(np.eye(count) - _slopes(levels, edges, mass, density), gap)
+            ahead = levels + newton
+            if ahead[0] > 0 and (np.diff(ahead) > 0).all():
+                step = newton
+        levels = levels + step
+        if np.abs(gap).max() < TOLERANCE:
             break
-    return levels, float(1 - 2 * np.sum(levels * levels * mass))
+    levels = np.round(levels, DECIMALS)
+    mass, moment = _cells(_edges(levels, density), density)
+    error = 1 - 2 * np.sum(levels * (2 * moment - levels * mass))
+    return levels, round(float(error), DECIMALS)
+
+
+def _spread(density: _Density, count: int) -> F64:
+    """Where to start: levels as dense as the cube root of the density, best for many levels."""
+    u = np.linspace(0, density.end, 4097)
+    x, width = density.value(u), np.diff(density.value(u))
+    height = density.weight((u[1:] + u[:-1]) / 2) * np.diff(u) / width
+    share = np.concatenate([[0.0], np.cumsum(np.cbrt(height) * width)])
+    return np.asarray(np.interp((np.arange(count) + 0.5) * (share[-1] / count), share, x))
+
+
+def _edges(levels: F64, density: _Density) -> F64:
+    inner = density.variable((levels[1:] + levels[:-1]) / 2)
+    return np.concatenate([[0.0], inner, [density.end]])
+
+
+def _slopes(levels: F64, edges: F64, mass: F64, density: _Density) -> F64:
+    """How the mean of each cell moves with each level: half as its edges do; tridiagonal."""
+    x = (levels[1:] + levels[:-1]) / 2
+    # Density of x itself: that of u over dx/du, by the chain rule.
+    step = 1e-6 * density.end
+    stretch = (density.value(edges[1:-1] + step) - density.value(edges[1:-1] - step)) / (2 * step)
+    height = density.weight(edges[1:-1]) / stretch / 2
+    up = height * (x - levels[:-1]) / mass[:-1]  # the upper edge of a cell
+    down = height * (levels[1:] - x) / mass[1:]  # its lower edge
+    slopes = np.diag(up, 1) + np.diag(down, -1)
+    return slopes + np.diag(slopes.sum(axis=1))
 
 
 def _cells(edges: F64, density: _Density) -> tuple[F64, F64]:
     """Mass and first moment between `edges`; the open last cell is cut into panels."""
-    last = np.linspace(edges[-2], min(edges[-2] + 12.0, edges[-1]), 17)
+    last = np.linspace(edges[-2], edges[-1], 17)
     fine = np.concatenate([edges[:-1], last[1:]])
     mass = _panels(fine, density.weight)
     moment = _panels(fine, lambda u: density.weight(u) * density.value(u))

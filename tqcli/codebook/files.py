@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from tqcli.codebook.exact import Distribution, lloyd_max
 from tqcli.codebook.table import Codebook
 from tqcli.errors import InputError, UsageError
+from tqcli.jsonfile import parse_json, read_json
 
 SCHEMA = "tq.codebook/1"
 POOLED = "*"
@@ -111,47 +111,65 @@ def read_codebook(path: str | os.PathLike[str]) -> CodebookSet:
     InputError
         If the file is no codebook; the message names the file and the entry.
     """
-    where = os.fspath(path)
-    try:
-        if not Path(path).is_file():
-            raise InputError(f"{where}: not a regular file; a codebook is a JSON file")
-        if (size := Path(path).stat().st_size) > _MAX_BYTES:
-            raise InputError(f"{where}: {size} bytes; a codebook file has at most {_MAX_BYTES}")
-        return loads(Path(path).read_text(encoding="utf-8"), where)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: cannot be read as text ({error}); give a codebook") from error
+    return _parse(read_json(path, "a codebook", _MAX_BYTES), os.fspath(path))
 
 
 def loads(text: str, where: str) -> CodebookSet:
     """Parse the JSON text of a codebook file; `where` names it in errors."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); make one with tq fit-codebook") from error
+    return _parse(parse_json(text, where, "a codebook"), where)
+
+
+def _parse(document: Any, where: str) -> CodebookSet:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         came = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise InputError(f"{where}: schema {came!r}; this version reads {SCHEMA!r}")
     try:
-        name, bits, dim = str(document["id"]), int(document["bits"]), int(document["dim"])
+        shared = {key: document.get(key) for key in ("id", "bits", "dim")}
         tables = {
-            str(key): Codebook(
-                name if key == POOLED else f"{name}:{key}",
-                bits,
-                dim,
-                tuple(float(c) for c in table["centroids"]),
-                tuple(float(b) for b in table["boundaries"]),
-                dict(table.get("provenance", {})),
-            )
-            for key, table in document["tables"].items()
+            key: table_from({**_of_type(table, dict, key), **shared}, key)
+            for key, table in _of_type(document.get("tables"), dict, "tables").items()
         }
-        return CodebookSet(name, tables, dict(document.get("provenance", {})))
+        provenance = _of_type(document.get("provenance", {}), dict, "provenance")
+        return CodebookSet(_of_type(document.get("id"), str, "id"), tables, provenance)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        what = f"missing {error}" if isinstance(error, KeyError) else str(error)
+
+
+def table_from(record: Mapping[str, Any], key: str = POOLED) -> Codebook:
+    """A codebook from JSON values: id, bits, dim, centroids, boundaries and perhaps provenance.
+
+    Nothing is converted but whole numbers to floats.
+
+    Raises
+    ------
+    InputError
+        If a field is missing, of another type, or the numbers form no codebook.
+    """
+    name = _of_type(record.get("id"), str, "id")
+    return Codebook(
+        name if key == POOLED else f"{name}:{key}",
+        _of_type(record.get("bits"), int, "bits"),
+        _of_type(record.get("dim"), int, "dim"),
+        _numbers(record.get("centroids"), "centroids"),
+        _numbers(record.get("boundaries"), "boundaries"),
+        _of_type(record.get("provenance", {}), dict, "provenance"),
+    )
+
+
+def _of_type(value: Any, wanted: type, name: str) -> Any:
+    if not isinstance(value, wanted) or isinstance(value, bool):
         raise InputError(
-            f"{where}: {what}; a codebook has id, bits, dim and tables of centroids and boundaries"
-        ) from error
+            f"codebook field {name!r} is of type {type(value).__name__}; {wanted.__name__} is legal"
+        )
+    return value
+
+
+def _numbers(values: Any, name: str) -> tuple[float, ...]:
+    numbers = _of_type(values, list, name)
+    for value in numbers:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise InputError(f"codebook field {name!r} holds {value!r}; numbers are legal")
+    return tuple(map(float, numbers))
 
 
 def shipped() -> list[str]:

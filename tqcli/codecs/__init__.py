@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tqcli.codebook import Codebook
+from tqcli.codebook import Codebook, table_from
 from tqcli.codecs import ggml, plain, qjl, turbo
 from tqcli.codecs.base import Codec, Domain, VectorError
 from tqcli.errors import InputError, UsageError
@@ -83,25 +83,15 @@ def codec(
 
 def from_config(config: Mapping[str, Any], where: str) -> Codec:
     """The codec that a file's metadata describes; `where` names the file in errors."""
+    name, table = config.get("id"), config.get("codebook")
+    if not isinstance(name, str):
+        raise InputError(f"{where}: codec id {name!r}; a string is legal")
+    if table is not None and not isinstance(table, dict):
+        raise InputError(f"{where}: codec {name!r}: its codebook is no object")
     try:
-        name = config["id"]
-        table = config.get("codebook")
-        if not isinstance(name, str):
-            raise TypeError("codec id is no string")
-        if table is None:
-            return codec(name)
-        book = Codebook(
-            str(table["id"]),
-            int(table["bits"]),
-            int(table["dim"]),
-            tuple(float(c) for c in table["centroids"]),
-            tuple(float(b) for b in table["boundaries"]),
-        )
-        return codec(name, codebook=book)
+        return codec(name, codebook=None if table is None else table_from(table))
     except (UsageError, InputError) as error:
         raise InputError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{where}: codec record is damaged ({error!r})") from error
 
 
 __all__ = ["Codec", "Domain", "VectorError", "codec", "codec_ids", "from_config"]

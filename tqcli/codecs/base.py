@@ -114,6 +114,8 @@ class Codec(ABC):
             raise InputError(f"{self.id}: a scalar; give vectors on the last axis")
         head_dim = x.shape[-1]
         shape = self.blocks_shape(head_dim)
+        if not x.size:
+            return np.empty((*x.shape[:-1], *shape), np.uint8)
         flat = np.ascontiguousarray(x).reshape(-1, head_dim)
         padded = self.padded_dim(head_dim)
         if padded != head_dim:
@@ -158,7 +160,10 @@ class Codec(ABC):
                 f"{self.id}: {blocks.shape[-2]} blocks hold {stored} values; a vector of "
                 f"{head_dim} takes {self.padded_dim(head_dim)}"
             )
-        values = self._decode(flat, domain == "rotated", out).reshape(*blocks.shape[:-2], stored)
+        values = np.empty((0, stored), out)
+        if flat.size:
+            values = self._decode(flat, domain == "rotated", out)
+        values = values.reshape(*blocks.shape[:-2], stored)
         if head_dim is None or domain == "rotated":
             return values
         return values[..., :head_dim]
@@ -173,9 +178,33 @@ class Codec(ABC):
         """
         raise UsageError(f"{self.id}: has no codebook codes; the turbo types have")
 
-    def vanished(self, blocks: Blocks) -> int:
-        """Vectors whose length was too small for the stored scale and so decode to zero."""
-        return 0
+    def vanished(self, x: Floats, blocks: Blocks) -> int:
+        """How many vectors of `x` were too short for the stored norm, and so decode to zero.
+
+        Parameters
+        ----------
+        x : float array, shape (..., head_dim)
+        blocks : uint8 array, shape (..., blocks_per_vector, block_bytes)
+            What `x` was encoded to.
+
+        Returns
+        -------
+        int
+            Vectors with a group that is not zero and whose stored norm is.
+        """
+        flat, stored = self._flat(blocks)
+        lengths = self._lengths(flat) if flat.size else None
+        if lengths is None or (lengths != 0).all():
+            return 0
+        rows = (lengths == 0).any(axis=1)
+        wide = np.zeros((int(rows.sum()), stored), x.dtype)
+        wide[:, : x.shape[-1]] = x.reshape(-1, x.shape[-1])[rows]
+        alive = wide.reshape(wide.shape[0], lengths.shape[1], -1).any(axis=2)
+        return int((alive & (lengths[rows] == 0)).any(axis=1).sum())
+
+    def _lengths(self, flat: Blocks) -> NDArray[np.float16] | None:
+        """Stored norms of ``(n, bytes)``, shape (n, groups); None if the format has none."""
+        return None
 
     def _flat(self, blocks: Blocks) -> tuple[Blocks, int]:
         """Blocks as ``(n, bytes of a vector)``, and the number of values that a vector stores."""

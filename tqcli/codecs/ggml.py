@@ -20,6 +20,7 @@ QTYPES: dict[str, gguf.GGMLQuantizationType] = {
     "q5_1": gguf.GGMLQuantizationType.Q5_1,
     "iq4_nl": gguf.GGMLQuantizationType.IQ4_NL,
 }
+_WITH_MINIMUM = ("q4_1", "q5_1")  # fp16 scale, fp16 minimum
 _MIN_ROTATION = 64
 
 
@@ -52,19 +53,22 @@ class GgmlCodec(Codec):
         return np.ascontiguousarray(blocks).reshape(flat.shape[0], -1)
 
     def _check_scales(self, blocks: Blocks, flat: Floats) -> None:
-        scales = self._scales(blocks)
-        if not (finite := np.isfinite(scales)).all():
+        finite = self._finite_scales(blocks)
+        if not finite.all():
             row = int(np.argmin(finite)) * self.values_per_block // flat.shape[1]
             largest = float(np.abs(flat[row].astype(np.float64)).max())
             what = f"largest value {largest:.6g} needs a scale beyond fp16 in a {self.id} block"
             raise VectorError(row, None, f"{what}; keep this tensor in bf16 or f32")
 
-    def _scales(self, blocks: Blocks) -> NDArray[np.float16]:
+    def _finite_scales(self, blocks: Blocks) -> NDArray[np.bool_]:
+        """Whether the scale of each block, and the minimum where the type has one, is finite."""
         parts = np.ascontiguousarray(blocks).reshape(-1, self.block_bytes)
-        return np.ascontiguousarray(parts[:, :2]).view("<f2")[:, 0]
+        count = 2 if self.id in _WITH_MINIMUM else 1
+        heads = np.ascontiguousarray(parts[:, : 2 * count]).view("<f2")
+        return np.asarray(np.isfinite(heads).all(axis=1))
 
     def _decode(self, flat: Blocks, rotated: bool, dtype: np.dtype[Any]) -> Floats:
-        finite = np.isfinite(self._scales(flat))
+        finite = self._finite_scales(flat)
         if not finite.all():
             row = int(np.argmin(finite)) * self.block_bytes // flat.shape[1]
             raise VectorError(row, None, f"stored scale is not finite; no {self.id} block")

@@ -113,6 +113,11 @@ class QjlCodec(Codec):
             values = rotation.unrotate(values)
         return values.reshape(flat.shape[0], -1).astype(dtype)
 
+    def _lengths(self, flat: Blocks) -> NDArray[np.float16]:
+        blocks = flat.reshape(-1, self.block_bytes)
+        norms: NDArray[np.float16] = np.ascontiguousarray(blocks[:, :2]).view("<f2")
+        return norms.reshape(flat.shape[0], -1)
+
     def _stored_codes(self, blocks: Blocks) -> NDArray[np.uint8]:
         return _unpack_stream(blocks[:, _HEADER : _HEADER + self.code_bytes], self.spec.bits)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tqcli import kernels
 from tqcli.codebook import Codebook, stock
@@ -125,13 +126,6 @@ class TurboCodec(Codec):
         groups = flat.reshape(-1, self.layout.group_bytes)
         return kernels.codes(groups, self.layout).reshape(*blocks.shape[:-2], stored)
 
-    def vanished(self, blocks: Blocks) -> int:
-        """Groups whose stored norm is zero although a code differs from that of a zero vector."""
-        flat, _ = self._flat(blocks)
-        groups = flat.reshape(-1, self.layout.group_bytes)
-        empty = groups[(kernels.norms(groups, self.layout) == 0).all(axis=1)]
-        if not empty.shape[0]:
-            return 0
-        # A zero vector has the code of 0.0 everywhere.
-        zero_code = int(np.sum(self.layout.midpoints <= 0))
-        return int(np.any(kernels.codes(empty, self.layout) != zero_code, axis=1).sum())
+    def _lengths(self, flat: Blocks) -> NDArray[np.float16]:
+        norms = kernels.norms(flat.reshape(-1, self.layout.group_bytes), self.layout)
+        return norms[:, 0].reshape(flat.shape[0], -1)

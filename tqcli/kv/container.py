@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.errors import InputError, UsageError
-from tqcli.kv.atomic import require_new, write_text
+from tqcli.jsonfile import parse_json, read_json
+from tqcli.kv.atomic import require_distinct, require_new, write_text
 from tqcli.kv.tensorfile import Entry, TensorFile
 from tqcli.kv.writer import TensorWriter
 
@@ -32,6 +33,7 @@ INDEX_SUFFIX = ".index.json"
 SUFFIX = ".safetensors"
 PIECE_BYTES = 4 << 20  # read at a time: stays in cache, and small beside any tensor
 _MAX_INDEX_BYTES = 64 << 20
+_MAX_QUOTED = 80
 _PLACE = re.compile(r"layers\.(?P<layer>0|[1-9][0-9]{0,5})\.(?P<what>[a-z_.]+)")
 
 Spec = tuple[str, np.dtype[Any], tuple[int, ...]]
@@ -72,25 +74,52 @@ class Container:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         with ExitStack() as stack:
-            self.files = [stack.enter_context(TensorFile(p)) for p in _shard_paths(self.path)]
+            homes = _read_index(self.path) if self.path.endswith(INDEX_SUFFIX) else {}
+            paths = [str(Path(self.path).parent / name) for name in sorted(set(homes.values()))]
+            self.files = [stack.enter_context(TensorFile(p)) for p in paths or [self.path]]
             self.record = _merge_records(self.path, self.files)
-            records = self.record.get("tensors", {})
-            if not isinstance(records, dict):
-                raise InputError(f"{self.path}: metadata key 'tensors' is no object")
-            self.stored: dict[str, Stored] = {}
-            for file in self.files:
-                for name, entry in file.entries.items():
-                    if name in self.stored:
-                        raise InputError(f"{self.path}: {name} stands in two shards")
-                    record = records.get(name, {})
-                    if not isinstance(record, dict):
-                        raise InputError(f"{self.path}: {name}: metadata record is no object")
-                    self.stored[name] = Stored(file, entry, record)
-            if missing := set(records) - set(self.stored):
-                raise InputError(
-                    f"{self.path}: metadata names {sorted(missing)[0]}, no such tensor"
-                )
+            self.stored = self._all_stored(self.record.get("tensors", {}))
+            if homes:
+                self._check_homes(homes)
             self._stack = stack.pop_all()
+
+    def _all_stored(self, records: Mapping[str, Any]) -> dict[str, Stored]:
+        """The tensors of all files by name, each with its record."""
+        stored: dict[str, Stored] = {}
+        for file in self.files:
+            for name, entry in file.entries.items():
+                if name in stored:
+                    raise InputError(f"{self.path}: {name} stands in two shards")
+                record = records.get(name, {})
+                if not isinstance(record, dict):
+                    raise InputError(f"{self.path}: {name}: metadata record is no object")
+                promised = record.get("sha256")
+                if promised is not None and not _is_sha256(promised):
+                    raise InputError(
+                        f"{self.path}: {name}: sha256 is {_short(promised)}; 64 hex digits are "
+                        "legal"
+                    )
+                stored[name] = Stored(file, entry, record)
+        if missing := set(records) - set(stored):
+            raise InputError(f"{self.path}: metadata names {_short(min(missing))}, no such tensor")
+        return stored
+
+    def _check_homes(self, homes: Mapping[str, str]) -> None:
+        """Every tensor lies in the shard that the index names, and no shard holds others."""
+        for name in sorted(set(homes) | set(self.stored)):
+            stored = self.stored.get(name)
+            lies = None if stored is None else os.path.basename(stored.file.path)
+            if lies != homes.get(name):
+                raise InputError(
+                    f"{self.path}: {_short(name)}: lies in {lies or 'no shard'}, the index says "
+                    f"{homes.get(name, 'nothing of it')}; get all shards of one dump"
+                )
+
+    def require_apart(self, targets: Iterable[str | os.PathLike[str]]) -> None:
+        """Refuse to write over any file of this container."""
+        for target in targets:
+            for source in (self.path, *(file.path for file in self.files)):
+                require_distinct(source, target)
 
     @property
     def nbytes(self) -> int:
@@ -121,44 +150,59 @@ def place_of(name: str, path: str) -> tuple[int, str]:
     return int(match["layer"]), match["what"]
 
 
-def _shard_paths(path: str) -> list[str]:
-    if not path.endswith(INDEX_SUFFIX):
-        return [path]
-    try:
-        if not Path(path).is_file() or Path(path).stat().st_size > _MAX_INDEX_BYTES:
-            raise InputError(f"{path}: not a regular file of at most {_MAX_INDEX_BYTES} bytes")
-        index = json.loads(Path(path).read_text(encoding="utf-8"))
-        names = sorted({str(name) for name in index["weight_map"].values()})
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: no shard index ({error!r}); it maps names to files") from error
-    for name in names:
-        if Path(name).name != name:
-            raise InputError(f"{path}: shard {name!r} is not a plain file name beside the index")
-    if not names:
-        raise InputError(f"{path}: the index names no shard")
-    return [str(Path(path).parent / name) for name in names]
+def _read_index(path: str) -> dict[str, str]:
+    """Shard of each tensor, as a shard index says it."""
+    index = read_json(path, "a shard index", _MAX_INDEX_BYTES)
+    homes = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(homes, dict) or not homes:
+        raise InputError(
+            f"{path}: no weight_map in the index; it maps names of tensors to files beside it"
+        )
+    for name, shard in homes.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
+            raise InputError(
+                f"{path}: {_short(name)}: shard {_short(shard)} is not the name of a file beside "
+                "the index"
+            )
+    return homes
 
 
 def _merge_records(path: str, files: Sequence[TensorFile]) -> dict[str, Any]:
     """One record for all shards, whose tensors are the union; the rest must agree."""
     merged: dict[str, Any] | None = None
     for file in files:
-        text = file.metadata.get("tq")
-        try:
-            record = json.loads(text) if text is not None else {}
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file.path}: metadata key 'tq' is not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise InputError(f"{file.path}: metadata key 'tq' is no JSON object")
+        record = _record_of(file)
         if merged is None:
             merged = record
             continue
-        own, theirs = dict(record), dict(merged)
-        tensors = {**(theirs.pop("tensors", None) or {}), **(own.pop("tensors", None) or {})}
-        if own != theirs:
+        tensors = {**merged.pop("tensors", {}), **record.pop("tensors", {})}
+        if record != merged:
             raise InputError(f"{file.path}: metadata differs from the other shards of {path}")
-        merged = {**theirs, "tensors": tensors}
+        merged["tensors"] = tensors
     return merged or {}
+
+
+def _record_of(file: TensorFile) -> dict[str, Any]:
+    text = file.metadata.get("tq")
+    if text is None:
+        return {}
+    where = f"{file.path}: metadata key 'tq'"
+    record = parse_json(text, where, "one object")
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: a JSON {type(record).__name__}; an object is legal")
+    if not isinstance(record.get("tensors", {}), dict):
+        raise InputError(f"{where}: 'tensors' is no object; it maps names to records")
+    return record
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _short(value: object) -> str:
+    """A foreign value for an error message, on one line and not endless."""
+    text = repr(value)
+    return text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 3] + "..."
 
 
 class ContainerWriter:
@@ -192,6 +236,7 @@ class ContainerWriter:
         self._plans = _plan(specs, max_shard_bytes)
         self._sharded = len(self._plans) > 1
         self.paths = [self._shard_path(i) for i in range(len(self._plans))]
+        self._fresh: list[str] = []  # files that were not there before
 
     def _shard_path(self, index: int) -> str:
         if not self._sharded:
@@ -208,6 +253,7 @@ class ContainerWriter:
         """Check the targets and open the temporary files."""
         if self._sharded:
             require_new(self.result, force=self._force)
+        self._fresh = [path for path in self.paths if not os.path.lexists(path)]
         with ExitStack() as stack:
             self._home: dict[str, TensorWriter] = {}
             for path, plan in zip(self.paths, self._plans, strict=True):
@@ -243,18 +289,25 @@ class ContainerWriter:
         """Put the files in place, the index last; on an error, leave nothing."""
         if error is not None:
             return self._stack.__exit__(kind, error, trace)
-        self._stack.close()
-        if self._sharded:
-            weight_map = {
-                name: os.path.basename(path)
-                for path, plan in zip(self.paths, self._plans, strict=True)
-                for name, _, _ in plan
-            }
-            size = sum(_nbytes(spec) for plan in self._plans for spec in plan)
-            index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-            text = json.dumps(index, sort_keys=True, indent=1) + "\n"
-            write_text(self.result, text, force=self._force)
+        try:
+            self._stack.close()
+            if self._sharded:
+                write_text(self.result, self._index(), force=self._force)
+        except BaseException:
+            for path in self._fresh:  # some shards may be in place already
+                Path(path).unlink(missing_ok=True)
+            raise
         return None
+
+    def _index(self) -> str:
+        weight_map = {
+            name: os.path.basename(path)
+            for path, plan in zip(self.paths, self._plans, strict=True)
+            for name, _, _ in plan
+        }
+        size = sum(_nbytes(spec) for plan in self._plans for spec in plan)
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        return json.dumps(index, sort_keys=True, indent=1) + "\n"
 
 
 def _nbytes(spec: Spec) -> int:

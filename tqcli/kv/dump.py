@@ -19,9 +19,12 @@ SCHEMA = "tq.dump/1"
 EXCERPT_SCHEMA = "excerpt"
 SIDES = ("k", "v")
 DOMAINS = ("original", "rotated", "codes")
-_FLOATS = ("float32", "float16", "bfloat16")
+FLOATS = ("float32", "float16", "bfloat16")
 # Tensors that are not one of K, V, Q of a layer.
-_EXTRAS = ("token_ids", "positions")
+EXTRAS = ("token_ids", "positions")
+# Accumulators are kept for each head, so their number is bounded beside the bytes of the file.
+MAX_HEADS = 8192  # of all sequences together
+MAX_HEAD_DIM = 16_384
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class Dump(Container):
     def _collect(self) -> list[KVTensor]:
         found = []
         for name, stored in self.stored.items():
-            if name in _EXTRAS:
+            if name in EXTRAS:
+                check_extra(self.path, stored)
                 continue
             layer, side = place_of(name, self.path)
             if side == "o_gram":
@@ -125,13 +129,12 @@ class Dump(Container):
                     f"{self.path}: {name}: rank {len(shape)}; "
                     "(batch, heads, seq_len, head_dim) is legal"
                 )
-            if 0 in (shape[0], shape[1], shape[3]):
-                raise InputError(f"{self.path}: {name}: shape {shape} has an empty axis")
-            legal = ("uint8",) if self.domain == "codes" else _FLOATS
+            check_axes(f"{self.path}: {name}", shape)
+            legal = ("uint8",) if self.domain == "codes" else FLOATS
             if dtype not in legal:
                 raise InputError(f"{self.path}: {name}: {dtype}; {', '.join(legal)} is legal")
             found.append(KVTensor(name, layer, side, stored))
-        if not found:
+        if not any(tensor.side in SIDES for tensor in found):
             raise InputError(f"{self.path}: no layers.N.k or layers.N.v in it; not a dump")
         found.sort(key=lambda t: (t.layer, "kvq".index(t.side)))
         self._check_pairs({(t.layer, t.side): t for t in found})
@@ -192,12 +195,34 @@ class Dump(Container):
         return total.hexdigest()
 
 
+def check_extra(path: str, stored: Stored) -> None:
+    """Refuse token ids and positions that are not int32 (seq_len,) or (batch, seq_len)."""
+    entry = stored.entry
+    if entry.dtype != np.int32 or len(entry.shape) not in (1, 2):
+        raise InputError(
+            f"{path}: {entry.name}: {entry.dtype.name} {entry.shape}; int32 (batch, seq_len) is "
+            "legal"
+        )
+
+
+def check_axes(where: str, shape: tuple[int, ...]) -> None:
+    """Refuse (batch, heads, seq_len, head_dim) with empty or absurd axes; seq_len may be 0."""
+    batch, heads, _, head_dim = shape
+    if 0 in (batch, heads, head_dim):
+        raise InputError(f"{where}: shape {shape} has an empty axis; only seq_len may be 0")
+    if batch * heads > MAX_HEADS or head_dim > MAX_HEAD_DIM:
+        raise InputError(
+            f"{where}: shape {shape}; at most {MAX_HEADS} heads of all sequences together and "
+            f"head_dim {MAX_HEAD_DIM} are legal"
+        )
+
+
 def open_dump(path: str | os.PathLike[str]) -> Dump:
     """Open and check a dump; close it, or use it in a ``with``.
 
     Examples
     --------
-    >>> with open_dump("fixtures/kv/smollm2-135m-excerpt.safetensors") as dump:
+    >>> with open_dump("fixtures/kv/smollm2-135m.safetensors") as dump:
     ...     dump.layers, dump.get(7, "k").shape
     ([0, 7, 15, 29], (1, 3, 256, 64))
     """

@@ -17,7 +17,7 @@ from tqcli import codecs
 from tqcli.codecs import Codec
 from tqcli.errors import InputError
 from tqcli.kv.container import Container, Stored, place_of
-from tqcli.kv.dump import SIDES
+from tqcli.kv.dump import EXTRAS, FLOATS, SIDES, check_axes, check_extra
 
 SCHEMA = "tq.packed/1"
 _SUFFIX = ".blocks"
@@ -90,7 +90,8 @@ class Packed(Container):
     def _collect(self) -> list[PackedTensor]:
         found = []
         for name, stored in self.stored.items():
-            if name in ("token_ids", "positions"):
+            if name in EXTRAS:
+                check_extra(self.path, stored)
                 continue
             layer, what = place_of(name, self.path)
             if not what.endswith(_SUFFIX) or what[: -len(_SUFFIX)] not in SIDES:
@@ -106,12 +107,10 @@ class Packed(Container):
         where = f"{self.path}: {name}"
         record, entry = stored.record, stored.entry
         configs, head_dim, dtype = record.get("codec"), record.get("head_dim"), record.get("dtype")
-        if (
-            not isinstance(head_dim, int)
-            or isinstance(head_dim, bool)
-            or not isinstance(dtype, str)
-        ):
-            raise InputError(f"{where}: metadata lacks head_dim or dtype")
+        if not isinstance(head_dim, int) or isinstance(head_dim, bool):
+            raise InputError(f"{where}: head_dim {head_dim!r}; a whole number is legal")
+        if dtype not in FLOATS:
+            raise InputError(f"{where}: dtype {dtype!r}; {', '.join(FLOATS)} are legal")
         if stored.sha256 is None:
             raise InputError(f"{where}: metadata lacks sha256")
         if not isinstance(configs, list):
@@ -123,14 +122,19 @@ class Packed(Container):
                 f"{where}: {entry.dtype} of rank {len(entry.shape)}; uint8 (batch, heads, seq_len, "
                 "blocks_per_vector, block_bytes) is legal"
             )
+        check_axes(where, (*entry.shape[:3], head_dim))
         if len(configs) not in (1, entry.shape[1]):
             raise InputError(f"{where}: {len(configs)} codecs for {entry.shape[1]} heads")
         made = tuple(codecs.from_config(config, where) for config in configs)
         for codec in made:
-            if entry.shape[3:] != codec.blocks_shape(head_dim):
+            try:
+                legal = codec.blocks_shape(head_dim)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
+            if entry.shape[3:] != legal:
                 raise InputError(
-                    f"{where}: blocks {entry.shape[3:]}; {codec.id} of head_dim {head_dim} has "
-                    f"{codec.blocks_shape(head_dim)}"
+                    f"{where}: {entry.shape[3]} blocks of {entry.shape[4]} bytes a vector; "
+                    f"{codec.id} of head_dim {head_dim} has {legal[0]} of {legal[1]}"
                 )
         return PackedTensor(name[: -len(_SUFFIX)], layer, side, made, head_dim, dtype, stored)
 

@@ -21,6 +21,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from tqcli.errors import InputError
+from tqcli.jsonfile import require_modest
 from tqcli.kv.digest import Digest
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -33,6 +34,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 # About 100 bytes a tensor: room for 65,536 of them and their metadata.
 MAX_HEADER = 32 << 20
 MAX_TENSORS = 65_536
+MAX_NAME = 256
+_QUOTED = 40  # of a foreign name in an error message
 LENGTH_BYTES = 8
 
 
@@ -98,17 +101,29 @@ class TensorFile:
 
     def _check_names(self) -> None:
         # The library keeps the last of two tensors with one name; a reader must not choose.
+        # Objects become None here, so that a long header costs little more than its names.
         def pairs(items: list[tuple[str, Any]]) -> None:
+            if len(items) > MAX_TENSORS + 1:
+                raise InputError(
+                    f"{self.path}: {len(items)} tensors; at most {MAX_TENSORS} are read"
+                )
             seen: set[str] = set()
             for key, _ in items:
                 if key in seen:
-                    raise InputError(f"{self.path}: name {key!r} occurs twice in the header")
+                    raise InputError(f"{self.path}: name {key[:_QUOTED]!r} occurs twice")
                 seen.add(key)
-                if "\0" in key or ".." in key:
-                    raise InputError(f"{self.path}: illegal name {key!r} in the header")
+                if not key.isprintable() or ".." in key or len(key) > MAX_NAME:
+                    raise InputError(
+                        f"{self.path}: name {key[:_QUOTED]!r} in the header; printable names "
+                        f"of at most {MAX_NAME} characters without '..' are legal"
+                    )
 
         try:
-            json.loads(self._file.read(self.header_bytes), object_pairs_hook=pairs)
+            text = self._file.read(self.header_bytes)
+            require_modest(text)
+            json.loads(text, object_pairs_hook=pairs)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{self.path}: header is not JSON ({error}); not a safetensors file"
@@ -119,12 +134,7 @@ class TensorFile:
         offset = LENGTH_BYTES + self.header_bytes
         try:
             with safetensors.safe_open(self.path, framework="np") as opened:
-                names = opened.offset_keys()
-                if len(names) > MAX_TENSORS:
-                    raise InputError(
-                        f"{self.path}: {len(names)} tensors; at most {MAX_TENSORS} are read"
-                    )
-                for name in names:
+                for name in opened.offset_keys():
                     part = opened.get_slice(name)
                     dtype = DTYPES.get(str(part.get_dtype()))
                     if dtype is None:
@@ -143,10 +153,15 @@ class TensorFile:
     def read(self, entry: Entry, start: int, out: NDArray[Any]) -> None:
         """Fill the contiguous array `out` with the data of `entry` from its byte `start` on."""
         view = out.reshape(-1).view(np.uint8).data
-        self._file.seek(entry.offset + start)
         done = 0
         while done < len(view):
-            got = self._file.readinto(view[done:])
+            try:
+                self._file.seek(entry.offset + start + done)
+                got = self._file.readinto(view[done:])
+            except OSError as error:
+                raise InputError(
+                    f"{self.path}: {entry.name}: cannot be read ({error.strerror})"
+                ) from error
             if not got:
                 raise InputError(
                     f"{self.path}: {entry.name}: the file ended {len(view) - done} bytes early; "
