@@ -23,7 +23,7 @@ def write_dump(path: str, size: int, layers: int = LAYERS) -> None:
     names = [f"layers.{layer}.{side}" for layer in range(layers) for side in "kv"]
     specs = [(name, np.dtype(np.float16), shape) for name in names]
     random = np.random.default_rng(SEED)
-    # One head's values serve all tensors, shifted: drawing them all would take longer than the rest.
+    # One head's values serve all tensors, shifted: drawing them all would take longest.
     base = random.standard_normal((seq_len + len(names) * HEADS, HEAD_DIM), np.float32)
     base = base.astype(np.float16)
 
