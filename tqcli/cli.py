@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from tqcli.commands.bench import bench
 from tqcli.commands.compare import compare
 from tqcli.commands.dump import dump
 from tqcli.commands.evaluate import evaluate
@@ -30,8 +31,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="The bench for KV-cache quantization: exact bytes, honest measures, real tensors.",
 )
-for command in (dump, fit_codebook, quantize, unpack, evaluate, compare, inspect, types):
-    app.command(no_args_is_help=command is not types)(command)
+for command in (dump, fit_codebook, quantize, unpack, evaluate, compare, inspect, types, bench):
+    app.command(no_args_is_help=command not in (types, bench))(command)
 
 
 def _version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,9 @@ Rule = Annotated[
 ]
 ShardSize = Annotated[
     str | None, typer.Option("--max-shard-size", help="Cut the output, e.g. 4GB or 512MiB.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="Threads of the kernels; default: all cores.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 Format = Annotated[str, typer.Option("--format", help="table, json, csv or md.")]
@@ -78,11 +82,28 @@ def cache_types(
     return CacheType(k or "turbo3", book_k), CacheType(v or "turbo3", book_v)
 
 
+def use_threads(count: int | None) -> None:
+    """Let the kernels use `count` threads, or all cores."""
+    from tqcli import kernels
+
+    if count is not None and count < 1:
+        raise UsageError(f"--threads {count}; 1 or more is legal")
+    kernels.set_threads(count)
+
+
 def emit(report: Report, form: str, *, json: bool = False) -> None:
     """Print a report on stdout."""
     from tqcli.report.render import render
 
-    sys.stdout.write(render(report, "json" if json else form))
+    text = render(report, "json" if json else form)
+    encoding = sys.stdout.encoding or "utf-8"
+    # A path may hold bytes that are no text; they are shown escaped.
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough (`tq ... | head`); the exit code still speaks of the gates.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command_line() -> list[str]:

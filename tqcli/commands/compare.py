@@ -30,6 +30,7 @@ def compare(
     ] = False,
     format: common.Format = "table",
     json: common.Json = False,
+    threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Put cache types side by side on one dump, or saved reports.
@@ -43,6 +44,7 @@ def compare(
     from tqcli.report.result import Report
     from tqcli.report.views import COMPARE, explain_comparison
 
+    common.use_threads(threads)
     gates = [parse_gate(text) for text in fail_if or []]
     if all(
         path.name.endswith(".json") and not path.name.endswith(".index.json") for path in inputs

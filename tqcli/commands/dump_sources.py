@@ -90,15 +90,15 @@ def save_file_source(source: str, given: Given) -> LlamaCppSource:
 
     return LlamaCppSource(
         source,
-        model=given["--model"],
-        heads=given["--heads"],
-        head_dim=given["--head-dim"],
-        head_dim_v=given["--head-dim-v"],
-        arch=given["--arch"],
-        sequence=given["--seq"],
-        fork=given["--fork"],
-        layouts=given["--layout"] or (),
-        rotation=_rotation(given["--rotation"] or "auto"),
+        model=given.get("--model"),
+        heads=given.get("--heads"),
+        head_dim=given.get("--head-dim"),
+        head_dim_v=given.get("--head-dim-v"),
+        arch=given.get("--arch"),
+        sequence=given.get("--seq"),
+        fork=given.get("--fork"),
+        layouts=given.get("--layout") or (),
+        rotation=_rotation(given.get("--rotation") or "auto"),
     )
 
 
@@ -116,10 +116,10 @@ def arrays_source(sources: Sequence[str], given: Given) -> ArraysSource:
     from tqcli.sources.arrays import ArraysSource, Choice
 
     choice = Choice(
-        preset=given["--preset"],
-        pattern=given["--pattern"],
-        axes=given["--axes"],
-        heads=given["--heads"],
-        side=given["--side"],
+        preset=given.get("--preset"),
+        pattern=given.get("--pattern"),
+        axes=given.get("--axes"),
+        heads=given.get("--heads"),
+        side=given.get("--side"),
     )
     return ArraysSource([Path(source) for source in sources], choice)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +24,12 @@ def evaluate(
     codebook_k: common.BookK = None,
     codebook_v: common.BookV = None,
     per_head: Annotated[bool, typer.Option("--per-head", help="A row for each head.")] = False,
+    queries: Annotated[
+        str, typer.Option("--queries", help="Positions to attend from: auto, all, none, a number.")
+    ] = "auto",
+    sinks: Annotated[
+        int, typer.Option("--sinks", help="First tokens, whose share is told apart.", min=0)
+    ] = 4,
     fail_if: common.FailIf = None,
     nonfinite: common.Rule = "error",
     force: Annotated[
@@ -30,25 +37,34 @@ def evaluate(
     ] = False,
     format: common.Format = "table",
     json: common.Json = False,
+    threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Measure what quantization does to K and V, per layer and pooled.
 
     Give a packed cache or a second dump to judge what is stored, or types to encode on the fly
     (turbo3 by default). Cosine alone says little: "seen error" is the error of K after the mean
-    that softmax ignores is taken away.
+    that softmax ignores is taken away. With queries in the dump (tq dump --queries), "output
+    error" is the energy of what K alone or V alone does to the output of attention, over the
+    energy of that output; its sum over layers follows what the model loses. The last line says
+    which layers will not do, and the cheapest type that cures them.
 
     Example: tq evaluate kv.safetensors -ctk turbo3 -ctv turbo3 --fail-if 'k.p1<0.97'
     """
+    # Attention runs in threads of its own; those of BLAS on top would only fight for the cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
     from tqcli.kv.dump import open_dump
     from tqcli.pipeline.candidate import open_candidate
     from tqcli.pipeline.evaluate import Candidate
-    from tqcli.pipeline.evaluate import evaluate as run
+    from tqcli.pipeline.judge import evaluate_and_judge, parse_queries
     from tqcli.progress import progress_bytes
     from tqcli.report.gate import apply_gates, parse_gate
     from tqcli.report.result import Report
-    from tqcli.report.views import EVALUATE, explain
+    from tqcli.report.views import evaluate_columns, explain
 
+    common.use_threads(threads)
+    options = parse_queries(queries, sinks)
     gates = [parse_gate(text) for text in fail_if or []]
     chosen = (cache_type_k, cache_type_v, codebook, codebook_k, codebook_v)
     if candidate is not None and any(option is not None for option in chosen):
@@ -56,25 +72,26 @@ def evaluate(
     with open_dump(dump) as opened:
         inputs = [{"path": opened.path, "sha256": opened.fingerprint()}]
         with progress_bytes(opened.nbytes, "evaluate", quiet=quiet) as progress:
+            settings: Any = {"per_head": per_head, "nonfinite": nonfinite, "progress": progress}
             if candidate is None:
-                k, v = common.cache_types(*chosen)
-                result = run(opened, Candidate(k, v), nonfinite=nonfinite, progress=progress)  # type: ignore[arg-type]
+                against = Candidate(*common.cache_types(*chosen))
+                judged = evaluate_and_judge(opened, against, options, **settings)
             else:
-                with open_candidate(candidate, opened, force=force) as (other, record):
-                    result = run(opened, other, progress=progress)
+                with open_candidate(candidate, opened, force=force) as (against, record):
+                    judged = evaluate_and_judge(opened, against, options, **settings)
                     inputs.append(record)
-    rows = result.rows(per_head=per_head)
+    rows, cleaner = judged.rows, judged.evaluation.cleaner
     report = Report(
         "tq.evaluate/1",
         f"{dump}" + (f" against {candidate}" if candidate else ""),
-        EVALUATE,
+        evaluate_columns(rows),
         rows,
-        notes=explain(rows),
+        notes=explain(rows) + judged.notes,
         inputs=inputs,
         command=common.command_line(),
         extra={
-            "zeroed_values": result.cleaner.zeroed,
-            "skipped_vectors": result.cleaner.skipped,
+            "zeroed_values": cleaner.zeroed,
+            "skipped_vectors": cleaner.skipped,
         },
     )
     common.emit(report, format, json=json)

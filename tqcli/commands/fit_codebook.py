@@ -74,6 +74,8 @@ def fit_codebook(
         options = FitOptions(bits, side, per, weight, not asymmetric, group)  # type: ignore[arg-type]
         with ExitStack() as stack:
             opened = [stack.enter_context(open_dump(path)) for path in dumps]
+            for dump in opened:
+                dump.require_apart([output])
             total = sum(dump.nbytes for dump in opened)
             with progress_bytes(total, "fit", quiet=quiet) as progress:
                 book, rows = run(

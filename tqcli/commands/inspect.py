@@ -3,34 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqcli.commands import common
+from tqcli.commands import common, dump_sources
+from tqcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tqcli.pipeline.inspect import Inspection
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Dump, packed cache or codebook.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Dump, packed cache, codebook, GGUF, model folder, llama.cpp save file, arrays.",
+        ),
+    ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Read everything and check the hashes.")
     ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="GGUF that a save file belongs to: heads, RoPE.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="KV heads of a save file or arrays.")] = None,
+    head_dim: Annotated[int | None, typer.Option(help="Values of one head.")] = None,
+    fork: Annotated[str | None, typer.Option(help="Whose ggml type numbers.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Arrays: mlx, vllm or lmcache.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Arrays: their names.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Arrays: their axes.")] = None,
     format: common.Format = "table",
     json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Say what a dump, packed cache or codebook holds, from its header alone.
+    """Say what a file holds, from its header alone.
 
     Example: tq inspect packed.safetensors --verify
     """
-    from tqcli.pipeline.inspect import inspect_path
+    from tqcli.pipeline.inspect import inspect_path, is_container
     from tqcli.progress import progress_bytes
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
 
-    size = path.stat().st_size if verify and path.is_file() else 0
-    with progress_bytes(size, "verify", quiet=quiet or not verify) as progress:
-        found = inspect_path(path, verify=verify, progress=progress)
+    for_sources = {
+        "--model": model, "--heads": heads, "--head-dim": head_dim, "--fork": fork,
+        "--preset": preset, "--pattern": pattern, "--axes": axes,
+    }  # fmt: skip
+    if is_container(path) and not any((preset, pattern, axes)):
+        dump_sources.refuse_others("tq", {"--verify": verify}, [for_sources])
+        size = path.stat().st_size if verify and path.is_file() else 0
+        with progress_bytes(size, "verify", quiet=quiet or not verify) as progress:
+            found = inspect_path(path, verify=verify, progress=progress)
+    else:
+        if verify:
+            raise UsageError(f"{path}: --verify needs a dump or packed cache, which hold hashes")
+        found = _source(path, for_sources)
     report = Report(
         "tq.inspect/1",
         f"{path}: {found.kind}",
@@ -42,3 +71,23 @@ def inspect(
         extra={"kind": found.kind, "metadata": found.metadata},
     )
     common.emit(report, format, json=json)
+
+
+def _source(path: Path, given: dump_sources.Given) -> Inspection:
+    from tqcli.pipeline.inspect_source import inspect_config, inspect_gguf, inspect_source
+    from tqcli.sources.detect import kind_of
+
+    kind = kind_of([str(path)])
+    if kind == "transformers":
+        dump_sources.refuse_others("model", {}, [given])
+        if path.suffix == ".gguf":
+            return inspect_gguf(path)
+        if path.is_dir():
+            return inspect_config(path)
+        raise UsageError(f"{path}: a model on a hub; give its folder or a .gguf to inspect")
+    if kind == "llama.cpp":
+        return inspect_source(
+            "llama.cpp save file", dump_sources.save_file_source(str(path), given)
+        )
+    with dump_sources.arrays_source([str(path)], given) as source:
+        return inspect_source("arrays", source)

@@ -23,6 +23,7 @@ def quantize(
     force: common.Force = False,
     format: common.Format = "table",
     json: common.Json = False,
+    threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Quantize K and V of a dump into a packed cache.
@@ -38,6 +39,7 @@ def quantize(
     from tqcli.report.result import Report
     from tqcli.report.views import QUANTIZE
 
+    common.use_threads(threads)
     k, v = common.cache_types(cache_type_k, cache_type_v, codebook, codebook_k, codebook_v)
     with open_dump(dump) as opened:
         with progress_bytes(opened.nbytes, "quantize", quiet=quiet) as progress:

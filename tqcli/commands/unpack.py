@@ -22,6 +22,7 @@ def unpack(
     ] = None,
     max_shard_size: common.ShardSize = None,
     force: common.Force = False,
+    threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Decode a packed cache into a dump.
@@ -35,6 +36,7 @@ def unpack(
     from tqcli.pipeline.unpack import unpack as run
     from tqcli.progress import note, progress_bytes
 
+    common.use_threads(threads)
     dtypes = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
     if domain not in ("original", "rotated", "codes"):
         raise UsageError(f"--domain {domain}; original, rotated and codes are legal")

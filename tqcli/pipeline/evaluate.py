@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ from tqcli.pipeline.pieces import (
 
 # float64 copies of a piece are eight times its float16 bytes.
 _PIECE_BYTES = PIECE_BYTES // 4
+# The null model draws thousands of vectors whatever the file holds; no model has wider heads.
+_MAX_NULL_DIM = 1024
 
 
 @dataclass(eq=False)
@@ -97,7 +99,8 @@ class Evaluation:
         # The null model belongs to one codec and head_dim.
         null = None
         if len({str(c.config()) for c in made}) == 1 and len(dims) == 1:
-            null = null_model(made[0], dims.pop())
+            dim = dims.pop()
+            null = null_model(made[0], dim) if dim <= _MAX_NULL_DIM else None
         for name in ("cosine_mean", "cosine_p1", "nmse"):
             row[f"null_{name}"] = None if null is None else null.measures[name]
         row["cosine_z"] = None if null is None else z_score(stats.vector, null)
@@ -120,6 +123,7 @@ def evaluate(
     dump: Dump,
     candidate: Candidate,
     *,
+    only: Collection[tuple[int, str]] | None = None,
     nonfinite: Nonfinite = "error",
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -130,6 +134,8 @@ def evaluate(
     dump : Dump
         In the original domain.
     candidate : Candidate
+    only : collection of (layer, side), optional
+        Leave all other tensors out.
     nonfinite : {"error", "zero", "skip"}
     progress : callable
         Called with the bytes of the dump read since the last call.
@@ -143,6 +149,8 @@ def evaluate(
         raise InputError(f"{dump.path}: {dump.domain} domain; only an original dump is evaluated")
     result = Evaluation({}, {}, {}, Cleaner(nonfinite))
     for tensor in dump.kv():
+        if only is not None and (tensor.layer, tensor.side) not in only:
+            continue
         made, pairs = _pairs(dump, tensor, candidate, result.cleaner)
         result.codecs[tensor.layer, tensor.side] = made
         result.head_dims[tensor.layer, tensor.side] = tensor.shape[3]
@@ -184,12 +192,12 @@ def _pairs(
         other = candidate.packed.get(tensor.layer, tensor.side)
         _require_match(dump, tensor, candidate.packed.path, other)
         assert other is not None
-        return other.codecs, _against_packed(tensor, candidate.packed, other)
+        return other.codecs, _against_packed(tensor, candidate.packed, other, cleaner)
     if candidate.dump is not None:
         twin = candidate.dump.get(tensor.layer, tensor.side)
         _require_match(dump, tensor, candidate.dump.path, twin)
         assert twin is not None
-        return (), _against_dump(tensor, twin)
+        return (), _against_dump(tensor, twin, cleaner)
     chosen = candidate.k if tensor.side == "k" else candidate.v
     if chosen is None:
         raise InputError(f"{dump.path}: no type for {tensor.side}; pass -ctk and -ctv")
@@ -220,7 +228,9 @@ def _against_type(dump: Dump, tensor: KVTensor, made: tuple[Codec, ...], cleaner
         yield first, cleaned, decoded, keep
 
 
-def _against_packed(tensor: KVTensor, packed: Packed, other: PackedTensor) -> Pairs:
+def _against_packed(
+    tensor: KVTensor, packed: Packed, other: PackedTensor, cleaner: Cleaner
+) -> Pairs:
     where, head_dim = f"{packed.path}: {other.name}", tensor.shape[3]
     blocks_shape = other.stored.entry.shape[3:]
     count = max(_PIECE_BYTES // (head_dim * tensor.dtype.itemsize), 1)
@@ -231,15 +241,17 @@ def _against_packed(tensor: KVTensor, packed: Packed, other: PackedTensor) -> Pa
         decoded = decode_piece(
             where, other.codecs, other.shape, first, blocks, lambda c, b: c.decode(b, head_dim)
         )
-        require_finite(tensor, first, x)
-        yield first, x, decoded, None
+        cleaned, keep = cleaner.clean(x)
+        require_finite(tensor, first, cleaned)
+        yield first, cleaned, decoded, keep
 
 
-def _against_dump(tensor: KVTensor, twin: KVTensor) -> Pairs:
+def _against_dump(tensor: KVTensor, twin: KVTensor, cleaner: Cleaner) -> Pairs:
     count = max(_PIECE_BYTES // (tensor.shape[3] * tensor.dtype.itemsize), 1)
     mine = tensor.stored.pieces(limit=count * tensor.shape[3] * tensor.dtype.itemsize)
     theirs = twin.stored.pieces(limit=count * tensor.shape[3] * twin.dtype.itemsize)
     for (first, x), (_, decoded) in zip(mine, theirs, strict=True):
-        require_finite(tensor, first, x)
+        cleaned, keep = cleaner.clean(x)
+        require_finite(tensor, first, cleaned)
         require_finite(twin, first, decoded)
-        yield first, x, decoded, None
+        yield first, cleaned, decoded, keep

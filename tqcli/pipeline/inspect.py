@@ -25,6 +25,11 @@ class Inspection:
     metadata: Mapping[str, Any]
 
 
+def is_container(path: Path) -> bool:
+    """Whether a path is, by its name, one of tq's own: ``.safetensors`` or JSON."""
+    return path.suffix in (".safetensors", ".json")
+
+
 def inspect_path(
     path: Path, *, verify: bool = False, progress: Progress = no_progress
 ) -> Inspection:
@@ -85,7 +90,7 @@ def _packed(packed: Packed) -> Inspection:
 def _codebook(book: CodebookSet) -> Inspection:
     rows = [
         {
-            "tensor": key,
+            "tensor": _plain(key),
             "type": f"{table.bits} bits, unit vectors of {table.dim}"
             if table.dim > 1
             else f"{table.bits} bits, unit variance",
@@ -95,8 +100,8 @@ def _codebook(book: CodebookSet) -> Inspection:
         }
         for key, table in book.tables.items()
     ]
-    notes = [f"{key}: {value}" for key, value in book.provenance.items()]
-    return Inspection(f"codebook {book.id}", rows, notes, dict(book.provenance))
+    notes = [_plain(f"{key}: {value}") for key, value in book.provenance.items()]
+    return Inspection(f"codebook {_plain(book.id)}", rows, notes, dict(book.provenance))
 
 
 def _row(
@@ -118,4 +123,11 @@ def _row(
 def _source_notes(source: Mapping[str, Any]) -> list[str]:
     if not source:
         return ["source: unknown (no metadata)"]
-    return [f"{key}: {value}" for key, value in source.items() if not isinstance(value, dict)]
+    return [
+        _plain(f"{key}: {value}") for key, value in source.items() if not isinstance(value, dict)
+    ]
+
+
+def _plain(text: str) -> str:
+    """Foreign text for a terminal: control characters and such are shown escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -15,6 +15,7 @@ from tqcli.kv.dump import Dump, KVTensor
 
 Nonfinite = Literal["error", "zero", "skip"]
 Progress = Callable[[int], None]
+Decode = Callable[[Codec, NDArray[np.uint8]], NDArray[Any]]
 
 
 def no_progress(_: int) -> None:
@@ -111,20 +112,35 @@ def decode_piece(
     shape: tuple[int, int, int, int],
     first: int,
     blocks: NDArray[np.uint8],
-    decode: Callable[[Codec, NDArray[np.uint8]], NDArray[Any]],
+    decode: Decode,
 ) -> NDArray[Any]:
     """Decode vectors with the codec of their head; errors name `where` and the vector."""
     _, heads, seq_len, _ = shape
     at = first
     try:
         if len(made) == 1:
-            return decode(made[0], blocks)
+            return _decode_finite(decode, made[0], blocks)
         parts = []
         for row, start, part in by_head(first, blocks, heads, seq_len):
             at = start
-            parts.append(decode(made[row % heads], part))
+            parts.append(_decode_finite(decode, made[row % heads], part))
         return np.concatenate(parts)
     except VectorError as error:
         row, token = divmod(at + error.vector, seq_len)
         place = f"token {token} head {row % heads}"
-        raise InputError(f"{where}: {place}: {error.what}; make it anew") from error
+        raise InputError(f"{where}: {place}: {error.what}") from error
+
+
+def _decode_finite(decode: Decode, codec: Codec, blocks: NDArray[np.uint8]) -> NDArray[Any]:
+    """Refuse values that are not finite: in the blocks already, or beyond the dtype asked for."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = decode(codec, blocks)
+    if values.dtype != np.uint8 and not (finite := np.isfinite(values)).all():
+        row, dim = np.unravel_index(int(np.argmin(finite)), values.shape)
+        raise VectorError(
+            int(row),
+            int(dim),
+            f"decodes to {values[row, dim]} in {values.dtype} (dim {dim}); values must be finite, "
+            "decode to a wider dtype or make the cache anew",
+        )
+    return values

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from tqcli.codecs import Codec
 from tqcli.errors import InputError
-from tqcli.kv.atomic import require_distinct
 from tqcli.kv.container import ContainerWriter, Spec
 from tqcli.kv.dump import Dump, KVTensor
 from tqcli.kv.packed import blocks_record, packed_record
@@ -60,7 +59,6 @@ def quantize(
     """
     if dump.domain != "original":
         raise InputError(f"{dump.path}: {dump.domain} domain; only an original dump is quantized")
-    require_distinct(dump.path, path)
     plan = [(t, (k if t.side == "k" else v).codecs_for(t)) for t in dump.kv()]
     record = packed_record(dump.source, dump.domain, dump.fingerprint(), __version__)
     specs: list[Spec] = []
@@ -76,6 +74,7 @@ def quantize(
         record["tensors"][blocks] = blocks_record(made, head_dim, tensor.dtype.name)
     rows = []
     writer = ContainerWriter(path, specs, record, max_shard_bytes=max_shard_bytes, force=force)
+    dump.require_apart((*writer.paths, writer.result))
     with writer:
         for name, _, _ in specs[: len(specs) - len(plan)]:
             writer.write(name, (piece for _, piece in dump.stored[name].pieces()))
@@ -107,7 +106,7 @@ class _Encoding:
             cleaned, _ = self.cleaner.clean(piece)
             blocks = encode_piece(self.dump, self.tensor, self.codecs, first, cleaned)
             self.bytes_out += blocks.nbytes
-            self.vanished += self.codecs[0].vanished(blocks)
+            self.vanished += self.codecs[0].vanished(cleaned, blocks)
             self.progress(piece.nbytes)
             yield blocks
 

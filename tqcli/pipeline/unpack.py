@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.codecs import Codec
-from tqcli.kv.atomic import require_distinct
 from tqcli.kv.container import ContainerWriter, Spec
 from tqcli.kv.dump import dump_record
 from tqcli.kv.packed import Packed, PackedTensor
@@ -49,7 +48,6 @@ def unpack(
     str
         The path by which the result is opened.
     """
-    require_distinct(packed.path, path)
     specs: list[Spec] = []
     for name in ("token_ids", "positions"):
         if name in packed.stored:
@@ -62,6 +60,7 @@ def unpack(
     for tensor in packed.tensors:
         record["tensors"][tensor.name] = {"decoded_from": [c.config() for c in tensor.codecs]}
     writer = ContainerWriter(path, specs, record, max_shard_bytes=max_shard_bytes, force=force)
+    packed.require_apart((*writer.paths, writer.result))
     with writer:
         for name, _, _ in specs[:copied]:
             writer.write(name, (piece for _, piece in packed.stored[name].pieces()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable
@@ -47,7 +48,7 @@ class Gate:
         Raises
         ------
         UsageError
-            If no row has the side and measure.
+            If no row has a figure for the side and measure: nothing to judge is no success.
         """
         found, lines, known = False, [], set[str]()
         for row in rows:
@@ -56,9 +57,13 @@ class Gate:
                 continue
             if not self._covers(row.get("layer")) or self.measure not in row:
                 continue
-            found = True
             value = row[self.measure]
-            if value is not None and _OPERATORS[self.operator](value, self.limit):
+            if isinstance(value, str):
+                raise UsageError(f"--fail-if {self.text!r}: {self.measure} is no figure")
+            if value is None:
+                continue
+            found = True
+            if _OPERATORS[self.operator](value, self.limit):
                 name = f" ({row['name']})" if "name" in row else ""
                 lines.append(f"{row.get('layer')}.{self.side}{name}: {self.measure} = {value:.6g}")
         if not found:
@@ -81,6 +86,8 @@ def parse_gate(text: str) -> Gate:
         if match is None:
             raise ValueError
         limit = float(match["limit"])
+        if not math.isfinite(limit):  # no figure would ever pass it, or fail it
+            raise ValueError
     except ValueError:
         raise UsageError(
             f"--fail-if {text!r}: not a condition; write k.p1<0.97 or layers.*.k.centred_nmse>0.5"

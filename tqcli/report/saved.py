@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqcli.errors import InputError
+from tqcli.jsonfile import read_json
+from tqcli.report.views import COMPARE
 
 _SCHEMAS = ("tq.evaluate/1", "tq.compare/1")
 _MAX_BYTES = 256 << 20
+_FIGURES = {column.key for column in COMPARE if column.style}
 
 
 def read_reports(
@@ -34,20 +36,16 @@ def read_reports(
                 f"{inputs[0].get('path')}, which hold other tensors; compare reports of one dump "
                 "or pass --force"
             )
-        for row in document["rows"]:
+        for number, row in enumerate(document["rows"]):
             if row.get("layer") == "all":
-                rows.append(dict(row))
-                rows[-1]["name"] = f"{path.stem}: {row.get('name') or row.get('type') or 'dump'}"
+                _check_row(f"{path}: row {number}", row)
+                name = f"{path.stem}: {row.get('name') or row.get('type') or 'dump'}"
+                rows.append({"worst_layer": None, **row, "name": name})
     return rows, inputs
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: not a regular file of at most {_MAX_BYTES} bytes")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON report ({error}); save one with --json") from error
+    document = read_json(path, "a report saved with --json", _MAX_BYTES)
     if not isinstance(document, dict) or document.get("schema") not in _SCHEMAS:
         came = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise InputError(f"{path}: schema {came!r}; {' and '.join(_SCHEMAS)} are compared")
@@ -61,3 +59,18 @@ def _read(path: Path) -> dict[str, Any]:
     ):
         raise InputError(f"{path}: the report lacks rows or inputs; save it anew with --json")
     return document
+
+
+def _check_row(where: str, row: Mapping[str, Any]) -> None:
+    """Refuse a pooled row whose values are not of the types that tq writes."""
+    if row.get("side") not in ("k", "v"):
+        raise InputError(f"{where}: side {row.get('side')!r}; k and v are legal")
+    for key, value in row.items():
+        figure = isinstance(value, int | float) and not isinstance(value, bool)
+        text = isinstance(value, str) and value.isprintable() and key not in _FIGURES
+        if not (value is None or figure or text):
+            legal = "a number is" if key in _FIGURES else "text and numbers are"
+            raise InputError(
+                f"{where}: {key} is {type(value).__name__} {value!r:.40}; {legal} legal, save the "
+                "report anew with --json"
+            )

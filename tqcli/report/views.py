@@ -32,7 +32,28 @@ EVALUATE = (
     Column("centred_nmse", "seen error", ".4f"),
     Column("offset_ratio", "offset", ".2f"),
     Column("kurtosis", "kurtosis", "+.2f"),
+    Column("verdict", "verdict"),
     Column("reading", "softmax sees"),
+)
+
+# With queries, attention says more than the tails of the cosine, and a table has one width.
+EVALUATE_ATTENTION = (
+    Column("layer", "layer"),
+    Column("side", "side"),
+    Column("head", "head", "d"),
+    Column("type", "type"),
+    Column("bits_per_value", "bits", ".4g"),
+    Column("cosine_mean", "cosine", ".4f"),
+    Column("cosine_p1", "p1", ".4f"),
+    Column("null_cosine_mean", "Gaussian", ".4f"),
+    Column("nmse", "error", ".4f"),
+    Column("centred_nmse", "seen error", ".4f"),
+    Column("offset_ratio", "offset", ".2f"),
+    Column("reading", "softmax sees"),
+    Column("attention_kl", "attn KL", ".2g"),
+    Column("top1", "top-1", ".0%"),
+    Column("output_error", "out error", ".2g"),
+    Column("verdict", "verdict"),
 )
 
 COMPARE = (
@@ -50,13 +71,25 @@ COMPARE = (
     Column("loses_to_first", "loses to first", ".1%"),
 )
 
+BENCH = (
+    Column("operation", "operation"),
+    Column("kernel", "kernel"),
+    Column("dtype", "dtype"),
+    Column("threads", "threads", "d"),
+    Column("queries", "queries", "d"),
+    Column("ratio_to_memcpy", "x memcpy", ".3f"),
+    Column("values_per_second", "values/s", ".3g"),
+)
+
 INSPECT = (
     Column("tensor", "tensor"),
     Column("type", "type"),
     Column("batch", "batch", "d"),
     Column("heads", "heads", "d"),
+    Column("query_heads", "query heads", "d"),
     Column("seq_len", "seq_len", "d"),
     Column("head_dim", "head_dim", "d"),
+    Column("head_dim_v", "head_dim of V", "d"),
     Column("bits_per_value", "bits/value", ".4g"),
     Column("bytes", "size", "bytes"),
     Column("gaussian_distortion", "distortion on N(0,1)", ".6f"),
@@ -67,6 +100,12 @@ INSPECT = (
 DESTROYED = 0.5
 # An error that centring enlarges this much is hidden from cosine by a common offset.
 HIDDEN = 3.0
+
+
+def evaluate_columns(rows: list[dict[str, Any]]) -> tuple[Column, ...]:
+    """The columns for `tq evaluate`: others where attention was measured."""
+    measured = any(row.get("output_error") is not None for row in rows)
+    return EVALUATE_ATTENTION if measured else EVALUATE
 
 
 def reading(row: dict[str, Any]) -> str | None:

@@ -1,0 +1,205 @@
+"""``tq score``: the model in the loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tqcli.commands import common
+from tqcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tqcli.model.cacheplan import CachePlan
+    from tqcli.report.gate import Gate
+
+
+def score(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model folder, hub id, .gguf or smollm2.")
+    ],
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-t", "--type", metavar="TYPE[/VTYPE]", help="Type of K and V, or K/V; repeat it."
+        ),
+    ] = None,
+    cache_type_k: common.TypeK = None,
+    cache_type_v: common.TypeV = None,
+    codebook: common.Book = None,
+    codebook_k: common.BookK = None,
+    codebook_v: common.BookV = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", metavar="RULE", help="Other types for layers, e.g. 0-1:k=q8_0."),
+    ] = None,
+    keep_first: Annotated[
+        int, typer.Option("--keep-first", metavar="N", help="First N tokens stay float16.")
+    ] = 0,
+    mode: Annotated[str, typer.Option(help="prefix, on-the-fly or both.")] = "prefix",
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="layers (one quantized at a time) or all-but-one."),
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option("-f", "--file", help="Corpus, '-' is stdin; repeat it. Default: built-in."),
+    ] = None,
+    chunks: Annotated[int, typer.Option(help="Texts, or windows of the corpus.")] = 4,
+    context: Annotated[
+        int, typer.Option("-c", "--ctx-size", help="Tokens of each; the second half is scored.")
+    ] = 1024,
+    chunk_size: Annotated[int, typer.Option(help="Tokens of one pass; 1 is token by token.")] = 512,
+    compute_dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16 of the model.")
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="PyTorch device.")] = "cpu",
+    revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="File that an interrupted run continues from.")
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", metavar="EXPR", help="Exit 1 if it holds, e.g. 'kl_mean>0.02'."),
+    ] = None,
+    format: common.Format = "table",
+    json: common.Json = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Run a model on a quantized cache and hold its next-token distributions against a float run.
+
+    prefix: the cache of each text's first half is replaced, the rest stays float. on-the-fly:
+    every K and V is quantized as it is written, as engines do. A row of f16 must score next to
+    nothing, and one of a cache that is broken on purpose (canary) badly, or the run fails.
+
+    Types take +center for K: its mean over the tokens is taken away before encoding and added
+    back after.
+
+    Example: tq score smollm2 -t turbo3 -t q8_0/turbo3 --mode both
+    """
+    from tqcli.model import sweep as sweeping
+    from tqcli.model.corpus import Corpus
+    from tqcli.model.score import parse_modes, total_tokens
+    from tqcli.model.score import score as run
+    from tqcli.model.subject import load_subject
+    from tqcli.progress import note, progress_bytes
+    from tqcli.report.result import Report
+    from tqcli.sources.texts import read_texts
+
+    gates = [_gate(text) for text in fail_if or []]
+    modes = parse_modes(mode)
+    if types and (cache_type_k or cache_type_v):
+        raise UsageError("give -t, or -ctk and -ctv, not both")
+    pairs = types or [f"{cache_type_k or 'turbo3'}/{cache_type_v or 'turbo3'}"]
+    plans = _plans(pairs, (codebook, codebook_k, codebook_v), layer or [], keep_first)
+    if sweep is not None and len(plans) > 1:
+        raise UsageError(f"--sweep takes one type, {len(plans)} came; give a single -t")
+    corpus = Corpus(tuple(read_texts(file or ())), chunks, context)
+    if state is not None and not state.parent.is_dir():
+        raise UsageError(f"{state}: there is no folder {state.parent}; create it first")
+    subject = load_subject(
+        model,
+        corpus,
+        revision=revision,
+        compute_dtype=compute_dtype,
+        device=device,
+        note=lambda text: note(text, quiet=quiet),
+    )
+    layers = sweeping.cached_layers(subject)
+    for plan in plans:
+        plan.check_layers(max(layers) + 1)
+    if sweep is not None:
+        plans = sweeping.sweep_plans(plans[0], layers, sweep)
+    total = total_tokens(subject, plans, modes)
+    with progress_bytes(total, "score", unit=" tokens", quiet=quiet) as progress:
+        scores = run(
+            subject, plans, modes=modes, chunk_size=chunk_size, state=state, progress=progress
+        )
+    extra: dict[str, Any] = {"source": dict(subject.provenance), "by_text": scores.by_text()}
+    if sweep is None:
+        rows, notes = scores.rows(), []
+    else:
+        rows = sweeping.sweep_rows(scores, layers, sweep)
+        notes = sweeping.explain_sweep(rows, sweep)
+        extra["sweep"] = sweeping.summary(rows)
+    report = Report(
+        "tq.score/1",
+        f"{model}: {len(subject.sequences)} texts, {rows[0]['positions']} scored tokens, "
+        f"perplexity {rows[0]['perplexity_float']:.3f} with a float cache",
+        _columns(),
+        rows,
+        notes=[*notes, *_proofs(rows)],
+        command=common.command_line(),
+        extra=extra,
+    )
+    common.emit(report, format, json=json)
+    _apply(gates, rows)
+
+
+def _plans(
+    pairs: list[str], books: tuple[Path | None, ...], rules: list[str], keep_first: int
+) -> list[CachePlan]:
+    from tqcli.codebook import read_codebook
+    from tqcli.model.cacheplan import CachePlan, parse_rule, parse_type
+    from tqcli.pipeline.cachetype import parse_pair
+
+    both, path_k, path_v = books
+    if both is not None and (path_k is not None or path_v is not None):
+        raise UsageError("--codebook serves both sides; leave --codebook-k and --codebook-v out")
+    book_k, book_v = (
+        None if path is None else read_codebook(path) for path in (path_k or both, path_v or both)
+    )
+    exceptions = tuple(parse_rule(rule) for rule in rules)
+    return [
+        CachePlan(parse_type(k, "k", book_k), parse_type(v, "v", book_v), exceptions, keep_first)
+        for k, v in map(parse_pair, pairs)
+    ]
+
+
+def _columns() -> tuple[Any, ...]:
+    """What fits on a screen; JSON and CSV have every figure."""
+    from tqcli.report.result import Column
+
+    return (
+        Column("name", "type"),
+        Column("mode", "mode"),
+        Column("bits_per_value", "bits", ".4g"),
+        Column("kl_mean", "KL", ".3g"),
+        Column("kl_se", "±", ".1g"),
+        Column("kl_median", "median", ".2g"),
+        Column("kl_p99", "p99", ".2g"),
+        Column("kl_max", "max", ".2g"),
+        Column("same_top1", "same top", ".1%"),
+        Column("perplexity_ratio", "ppl ratio", ".4f"),
+        Column("replaced", "replaced", ".1%"),
+        Column("logit_change", "max Δlogit", ".2g"),
+    )
+
+
+def _proofs(rows: list[dict[str, Any]]) -> list[str]:
+    """What makes the figures credible, in one line a mode."""
+    lines = []
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        first, *_, last = (row for row in rows if row["mode"] == mode)
+        lines.append(
+            f"{mode}: proven: a cache of f16 scores {first['kl_mean']:.2g}, one broken on purpose "
+            f"(canary) {last['kl_mean']:.2g}; every quantized K and V had its effect."
+        )
+    return lines
+
+
+def _gate(text: str) -> Gate:
+    """``kl_mean>0.02``: a row of a score speaks of K and V together, so no side is named."""
+    from tqcli.report.gate import parse_gate
+
+    return replace(parse_gate(f"k.{text}"), side="kv", text=text)
+
+
+def _apply(gates: list[Gate], rows: list[dict[str, Any]]) -> None:
+    from tqcli.model.canary import NAME
+    from tqcli.report.gate import apply_gates
+
+    judged = [{**row, "side": "kv", "layer": "all"} for row in rows if row["name"] != NAME]
+    apply_gates(gates, judged)
