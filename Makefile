@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TQ := $(BIN)/tq
-DUMP := fixtures/kv/qwen2.5-coder-1.5b.safetensors
+QWEN := fixtures/kv/qwen2.5-coder-1.5b.safetensors
+SMOL := fixtures/kv/smollm2-135m.safetensors
 OUT := build/demo
 
 SOURCES := pyproject.toml $(shell find tqcli codebooks -name '*.py' -o -name '*.json' -o -name '*.[ch]' -o -name CMakeLists.txt)
@@ -28,11 +29,13 @@ $(VENV)/.dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
 	$(TQ) --version
-	$(TQ) fit-codebook $(DUMP) --bits 3 -o $(OUT)/qwen-3bit.json --force
-	$(TQ) quantize $(DUMP) -o $(OUT)/packed.safetensors -ctk turbo3 -ctv turbo3 --force
-	$(TQ) unpack $(OUT)/packed.safetensors -o $(OUT)/back.safetensors --force
-	$(TQ) evaluate $(DUMP) $(OUT)/packed.safetensors
-	$(TQ) compare $(DUMP)
+	$(TQ) fit-codebook $(SMOL) $(QWEN) --bits 3 -o $(OUT)/3bit.json --force
+	$(TQ) quantize $(SMOL) -o $(OUT)/smol.safetensors -ctk turbo3 -ctv turbo3 --codebook $(OUT)/3bit.json --force
+	$(TQ) quantize $(QWEN) -o $(OUT)/qwen.safetensors -ctk turbo3 -ctv turbo3 --codebook $(OUT)/3bit.json --force
+	$(TQ) unpack $(OUT)/qwen.safetensors -o $(OUT)/back.safetensors --force
+	$(TQ) evaluate $(SMOL) $(OUT)/smol.safetensors
+	$(TQ) evaluate $(QWEN) $(OUT)/qwen.safetensors
+	$(TQ) compare $(QWEN)
 
 test: $(VENV)/.dev
 	TQ_REQUIRE_NATIVE=1 $(BIN)/python -P -m pytest

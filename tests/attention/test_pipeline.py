@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.linalg import hadamard
 
-from tqcli import codecs
+from tqcli import codecs, kernels, rotation
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.errors import InputError, UsageError
 from tqcli.kernels import attend as kernel
@@ -73,39 +74,34 @@ def test_equals_plain_float64_on_real_layers(smollm, plain):
     assert row["score_rmse"] == pytest.approx(np.sqrt(squares), rel=1e-4)
 
 
-def test_packed_scores_by_kernel_agree(smollm):
+def test_packed_scores_by_kernel_agree(qwen):
     """Attention straight from the packed bytes, as an engine does it, errs by the same energy."""
     codec = codecs.codec("turbo3")
-    with open_dump(smollm) as dump:
-        k, v, q = (dump.get(7, side).stored.read().astype(np.float32)[0] for side in "kvq")
+    with open_dump(qwen) as dump:
+        k, v, q = (dump.get(14, side).stored.read().astype(np.float32)[0] for side in "kvq")
+    tokens, group, scale = k.shape[1], q.shape[0] // k.shape[0], 128**-0.5
+    hidden = np.triu(np.ones((tokens, tokens), bool), 1)
     error = signal = 0.0
-    for head in range(9):
-        keys, values = k[head // 3], v[head // 3]
-        packed = [codec.encode(x).reshape(256, -1) for x in (keys, values)]
-        turned = _rotate(q[head])
-        scores = kernel.scores(turned, packed[0], codec.layout)
-        hidden = np.triu(np.ones((256, 256), bool), 1)
-        weights = [_weights(s * 0.125, hidden) for s in (q[head] @ keys.T, scores)]
+    for head, queries in enumerate(q):
+        keys, values = k[head // group], v[head // group]
+        packed = [codec.encode(x).reshape(tokens, -1) for x in (keys, values)]
+        scores = kernel.scores(_rotate(queries), packed[0], codec.layout)
+        weights = [_weights(scale * s, hidden) for s in (queries @ keys.T, scores)]
         out = weights[0] @ values
         summed = kernel.weighted_sum(weights[1], packed[1], codec.layout)
-        new = _rotate(summed, inverse=True)[:, :64]
-        error += float(np.sum((new - out) ** 2))
+        error += float(np.sum((_rotate(summed, inverse=True) - out) ** 2))
         signal += float(np.sum(out**2))
-    found = attention(smollm, types("turbo3"), layers=[7])
-    assert found.figures(7, "k")["output_error_both"] == pytest.approx(error / signal, rel=1e-3)
+    found = attention(qwen, types("turbo3"), layers=[14])
+    assert found.figures(14, "k")["output_error_both"] == pytest.approx(error / signal, rel=1e-3)
 
 
 def _rotate(x, inverse=False):
-    """Pad to a group of 128 and rotate, in float64."""
-    from scipy.linalg import hadamard
-
-    from tqcli import rotation
-
+    """Rotate groups of 128 in float64."""
     first, second = rotation.signs(128)
-    wide = np.pad(x.astype(np.float64), ((0, 0), (0, 128 - x.shape[1])))
     if inverse:
         first, second = second, first
-    return (((wide * first) @ hadamard(128) / np.sqrt(128)) * second).astype(np.float32)
+    turned = ((x.astype(np.float64) * first) @ hadamard(128) / np.sqrt(128)) * second
+    return turned.astype(np.float32)
 
 
 def _weights(scores, hidden):
@@ -244,8 +240,6 @@ def test_sum_over_layers(smollm):
 
 def test_threads_change_nothing(smollm):
     """Results are joined in the order of the heads, whoever is done first."""
-    from tqcli import kernels
-
     many = attention(smollm, types("turbo3"), layers=[7]).figures(7, "k")
     kernels.set_threads(1)
     try:

@@ -134,7 +134,7 @@ def explain(rows: list[dict[str, Any]]) -> list[str]:
         if row["layer"] == "all" or row["head"] is not None:
             continue
         seen, plain = row.get("centred_nmse"), row.get("nmse")
-        if seen is None or not plain or seen < HIDDEN * plain:
+        if seen is None or not plain or seen < max(HIDDEN * plain, DESTROYED):
             continue
         notes.append(
             f"layers.{row['layer']}.k: cosine {row['cosine_mean']:.3f} looks fine and is not. Its "
