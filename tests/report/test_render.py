@@ -50,9 +50,9 @@ def test_json_holds_everything() -> None:
 
 
 def test_json_has_no_nan() -> None:
-    """JSON knows none; a figure that is none must be null before it gets here."""
-    with pytest.raises(ValueError, match="Out of range"):
-        render(report(rows=[{"name": float("nan")}]), "json")
+    """JSON knows no NaN and no infinity: such a figure is null, in rows and below them."""
+    text = render(report(rows=[{"name": float("nan"), "deep": [float("inf"), 1.5]}]), "json")
+    assert json.loads(text)["rows"] == [{"name": None, "deep": [None, 1.5]}]
 
 
 def test_csv_reads_back() -> None:

@@ -231,11 +231,25 @@ class Codec(ABC):
         """Decode ``(n, bytes)`` to ``(n, padded)``."""
 
 
+def all_finite(x: Floats) -> bool:
+    """Whether a float array holds no NaN or infinity.
+
+    The same as ``np.isfinite(x).all()``, several times faster for the 16-bit types: an exponent
+    of all ones is found by integer comparison.
+    """
+    if not x.size:
+        return True
+    if x.dtype.itemsize != 2:
+        return bool(np.isfinite(x).all())
+    infinity = np.array(np.inf, x.dtype).view(np.uint16)
+    return bool((x.view(np.uint16) & np.uint16(0x7FFF)).max() < infinity)
+
+
 def first_nonfinite(flat: Floats) -> tuple[int, int] | None:
     """Row and column of the first NaN or infinity of a 2-d array."""
-    finite = np.isfinite(flat)
-    if finite.all():
+    if all_finite(flat):
         return None
+    finite = np.isfinite(flat)
     row, column = np.unravel_index(int(np.argmin(finite)), flat.shape)
     return int(row), int(column)
 

@@ -47,19 +47,21 @@ def inspect(
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
 
-    for_sources = {
+    for_saves: dump_sources.Given = {
         "--model": model, "--heads": heads, "--head-dim": head_dim, "--fork": fork,
-        "--preset": preset, "--pattern": pattern, "--axes": axes,
+    }  # fmt: skip
+    for_arrays: dump_sources.Given = {
+        "--preset": preset, "--pattern": pattern, "--axes": axes, "--heads": heads,
     }  # fmt: skip
     if is_container(path) and not any((preset, pattern, axes)):
-        dump_sources.refuse_others("tq", {"--verify": verify}, [for_sources])
+        dump_sources.refuse_others("tq", {"--verify": verify}, [for_saves, for_arrays])
         size = path.stat().st_size if verify and path.is_file() else 0
         with progress_bytes(size, "verify", quiet=quiet or not verify) as progress:
             found = inspect_path(path, verify=verify, progress=progress)
     else:
         if verify:
             raise UsageError(f"{path}: --verify needs a dump or packed cache, which hold hashes")
-        found = _source(path, for_sources)
+        found = _source(path, for_saves, for_arrays)
     report = Report(
         "tq.inspect/1",
         f"{path}: {found.kind}",
@@ -73,21 +75,24 @@ def inspect(
     common.emit(report, format, json=json)
 
 
-def _source(path: Path, given: dump_sources.Given) -> Inspection:
+def _source(
+    path: Path, for_saves: dump_sources.Given, for_arrays: dump_sources.Given
+) -> Inspection:
     from tqcli.pipeline.inspect_source import inspect_config, inspect_gguf, inspect_source
     from tqcli.sources.detect import kind_of
 
     kind = kind_of([str(path)])
     if kind == "transformers":
-        dump_sources.refuse_others("model", {}, [given])
+        dump_sources.refuse_others("model", {}, [for_saves, for_arrays])
         if path.suffix == ".gguf":
             return inspect_gguf(path)
         if path.is_dir():
             return inspect_config(path)
         raise UsageError(f"{path}: a model on a hub; give its folder or a .gguf to inspect")
     if kind == "llama.cpp":
-        return inspect_source(
-            "llama.cpp save file", dump_sources.save_file_source(str(path), given)
-        )
-    with dump_sources.arrays_source([str(path)], given) as source:
-        return inspect_source("arrays", source)
+        dump_sources.refuse_others(kind, for_saves, [for_arrays])
+        source = dump_sources.save_file_source(str(path), for_saves)
+        return inspect_source("llama.cpp save file", source)
+    dump_sources.refuse_others(kind, for_arrays, [for_saves])
+    with dump_sources.arrays_source([str(path)], for_arrays) as arrays:
+        return inspect_source("arrays", arrays)

@@ -1,13 +1,15 @@
-"""Several cache types with one model, as plain rows: what ``tq compare --model`` asks for."""
+"""Several cache types with one model, beside the measures that a dump gives without it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqcli.model.cacheplan import CachePlan, LayerRule, parse_type
 from tqcli.model.corpus import Corpus
 from tqcli.model.loop import CHUNK_SIZE
+from tqcli.model.rank import rank_correlations
 from tqcli.model.score import PREFIX, Progress, Row, score
 from tqcli.model.subject import load_subject
 
@@ -72,3 +74,49 @@ def score_types(
     )
     rows = dict(zip((plan.identity() for plan in scores.plans), scores.rows(), strict=True))
     return [rows[plan.identity()] for plan in plans]
+
+
+# What the model felt, and the cheap measures that a dump gives, for either side.
+MODEL_FIGURES = ("kl_mean", "kl_se", "same_top1", "perplexity", "perplexity_ratio")
+CHEAP = (
+    "nmse",
+    "cosine_mean",
+    "cosine_p1",
+    "centred_nmse",
+    "attention_kl",
+    "output_error",
+)
+
+
+def join(
+    rows: Sequence[dict[str, Any]], scores: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Put the model's figures into the rows of their type, and rank the cheap measures.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Rows of a comparison, with ``name`` and ``side``; changed in place.
+    scores : sequence of mapping
+        What :func:`score_types` gave, one for each of `names`.
+    names : sequence of str
+        Names of the types.
+
+    Returns
+    -------
+    list of dict
+        Rank correlation of each cheap measure of each side with the model's KL, as
+        :func:`tqcli.model.rank.rank_correlations` gives them; measures are ``k.nmse`` and so on,
+        and ``output_error_both``.
+    """
+    flat: list[dict[str, Any]] = []
+    for name, score_row in zip(names, scores, strict=True):
+        figures = {key: score_row.get(key) for key in MODEL_FIGURES}
+        one: dict[str, Any] = {"kl_mean": figures["kl_mean"]}
+        for row in rows:
+            if row["name"] == name:
+                row |= figures
+                one |= {f"{row['side']}.{key}": row.get(key) for key in CHEAP}
+                one["output_error_both"] = row.get("output_error_both")
+        flat.append(one)
+    return rank_correlations(flat, "kl_mean")

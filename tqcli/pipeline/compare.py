@@ -10,15 +10,18 @@ import numpy as np
 from tqcli.codebook import distortion_on_gaussian, lloyd_max
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.kv.dump import Dump
+from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
 from tqcli.pipeline.cachetype import CacheType
 from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
+from tqcli.report.verdict import judge_all
 
 
 def compare(
     dump: Dump,
     types: Sequence[tuple[CacheType, CacheType]],
     *,
+    options: AttentionOptions | None = None,
     nonfinite: Nonfinite = "error",
     progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
@@ -30,13 +33,15 @@ def compare(
     types : sequence of (K type, V type)
         The first is what the others are held against: ``loses_to_first`` is the share of vectors
         that the first type decodes with less error.
+    options : AttentionOptions or None
+        None leaves attention out.
     nonfinite, progress
         As in :func:`tqcli.pipeline.evaluate.evaluate`.
 
     Returns
     -------
     list of dict
-        The pooled row of an evaluation, with ``name`` (of the pair), ``loses_to_first``,
+        The pooled row of an evaluation, judged, with ``name`` (of the pair), ``loses_to_first``,
         ``table_loss`` (distortion of the type's table on Gaussian values over that of the best
         table of as many levels, minus 1), and the worst layer by what matters for the side:
         ``worst_layer``, ``worst_value``.
@@ -44,9 +49,14 @@ def compare(
     rows: list[dict[str, Any]] = []
     first: Evaluation | None = None
     for k, v in types:
-        result = evaluate(dump, Candidate(k, v), nonfinite=nonfinite, progress=progress)
+        candidate = Candidate(k, v)
+        result = evaluate(dump, candidate, nonfinite=nonfinite, progress=progress)
         first = first or result
         every = result.rows()
+        if options is not None:
+            attention = evaluate_attention(dump, candidate, options, nonfinite=nonfinite)
+            attention.extend(every)
+        judge_all(every)
         for row in every:
             if row["layer"] != "all":
                 continue

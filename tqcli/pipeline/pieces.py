@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.codecs import Codec, VectorError
+from tqcli.codecs.base import all_finite
 from tqcli.errors import InputError, UsageError
 from tqcli.kv.dump import Dump, KVTensor
 
@@ -75,8 +76,8 @@ def by_head(
 
 def require_finite(tensor: KVTensor, first: int, piece: NDArray[Any]) -> None:
     """Refuse NaN and infinities in vectors that start at flat index `first`."""
-    bad = ~np.isfinite(piece)
-    if bad.any():
+    if not all_finite(piece):
+        bad = ~np.isfinite(piece)
         row, dim = np.unravel_index(int(np.argmax(bad)), piece.shape)
         raise InputError(
             f"{tensor.stored.file.path}: {tensor.name}: {int(bad.sum())} NaN or Inf values, first "
@@ -135,8 +136,8 @@ def _decode_finite(decode: Decode, codec: Codec, blocks: NDArray[np.uint8]) -> N
     """Refuse values that are not finite: in the blocks already, or beyond the dtype asked for."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = decode(codec, blocks)
-    if values.dtype != np.uint8 and not (finite := np.isfinite(values)).all():
-        row, dim = np.unravel_index(int(np.argmin(finite)), values.shape)
+    if values.dtype != np.uint8 and not all_finite(values):
+        row, dim = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
         raise VectorError(
             int(row),
             int(dim),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.codecs import Codec
-from tqcli.kv.container import ContainerWriter, Spec
+from tqcli.kv.container import PIECE_BYTES, ContainerWriter, Spec
 from tqcli.kv.dump import dump_record
 from tqcli.kv.packed import Packed, PackedTensor
 from tqcli.pipeline.pieces import Progress, decode_piece, no_progress
@@ -86,7 +86,8 @@ def decoded(
             return codec.codes(blocks)
         return codec.decode(blocks, tensor.head_dim, domain=domain, dtype=out)
 
-    for first, piece in tensor.stored.pieces(axes=2):  # one vector is (blocks, block_bytes)
+    # Blocks unfold to several times their bytes, which should stay in cache too.
+    for first, piece in tensor.stored.pieces(axes=2, limit=PIECE_BYTES // 4):
         blocks = piece.reshape(-1, *blocks_shape)
         yield decode_piece(where, tensor.codecs, tensor.shape, first, blocks, decode)
         progress(piece.nbytes)

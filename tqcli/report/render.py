@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,21 @@ from tqcli.report.result import Report
 
 # What a table is wrapped to where no terminal says how wide it is.
 _WIDTH = 160
+# Characters that a column of names keeps when there is too little room.
+_MIN_TEXT = 10
 
 
 def as_json(report: Report) -> str:
-    """The whole document; NaN never occurs, since JSON has none."""
-    return json.dumps(report.document(), indent=1, allow_nan=False) + "\n"
+    """The whole document; a figure that is no finite number is null, since JSON has no other."""
+    return json.dumps(_finite(report.document()), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_csv(report: Report) -> str:
@@ -58,12 +69,14 @@ def as_table(report: Report) -> str:
     table = Table(title=report.title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
     columns = _shown(report)
     for column in columns:
-        # Names may fold, figures never do.
+        # Names may fold, but not away; figures never do.
+        longest = max(len(column.cell(row)) for row in report.rows)
         table.add_column(
             column.heading,
             justify="right" if column.style else "left",
             no_wrap=bool(column.style),
             overflow="fold",
+            min_width=min(longest, _MIN_TEXT),
         )
     for row in report.rows:
         style = "bold" if row.get("layer") == "all" else None

@@ -69,6 +69,15 @@ COMPARE = (
     Column("worst_layer", "worst layer"),
     Column("worst_value", "its error", ".4f"),
     Column("loses_to_first", "loses to first", ".1%"),
+    Column("output_error", "out error", ".2g"),
+    Column("verdict", "verdict"),
+)
+# With a model, what it felt takes the place of what explains a table.
+COMPARE_MODEL = (
+    *(c for c in COMPARE if c.key not in ("table_loss", "worst_value", "loses_to_first")),
+    Column("kl_mean", "model KL", ".3g"),
+    Column("same_top1", "same top-1", ".1%"),
+    Column("perplexity_ratio", "x perplexity", ".4g"),
 )
 
 BENCH = (
@@ -106,6 +115,11 @@ def evaluate_columns(rows: list[dict[str, Any]]) -> tuple[Column, ...]:
     """The columns for `tq evaluate`: others where attention was measured."""
     measured = any(row.get("output_error") is not None for row in rows)
     return EVALUATE_ATTENTION if measured else EVALUATE
+
+
+def compare_columns(rows: list[dict[str, Any]]) -> tuple[Column, ...]:
+    """The columns for `tq compare`: others where a model ran."""
+    return COMPARE_MODEL if any("kl_mean" in row for row in rows) else COMPARE
 
 
 def reading(row: dict[str, Any]) -> str | None:
@@ -162,3 +176,11 @@ def explain_comparison(rows: list[dict[str, Any]]) -> list[str]:
                 "choose a K type with less, q8_0 for instance."
             )
     return notes
+
+
+def explain_ranks(ranks: list[dict[str, Any]]) -> list[str]:
+    """One line: how well each cheap measure orders the types as the model does."""
+    if not ranks:
+        return []
+    listed = ", ".join(f"{rank['measure']} {rank['spearman']:+.3f}" for rank in ranks)
+    return [f"rank correlation with the model's KL over {ranks[0]['rows']} types: {listed}"]
