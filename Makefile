@@ -11,7 +11,7 @@ OUT := build/demo
 
 SOURCES := pyproject.toml $(shell find tqcli codebooks -name '*.py' -o -name '*.json' -o -name '*.[ch]' -o -name CMakeLists.txt)
 
-.PHONY: demo test test-model test-neon test-memory asan wheel lint types docs clean
+.PHONY: demo test test-model test-numpy test-neon test-memory asan wheel lint types docs clean
 .PHONY: fuzz-kernels fuzz-sources fuzz-containers
 
 # Installed, not editable: what is tested is what users get.
@@ -72,6 +72,14 @@ wheel: $(VENV)/.dev
 	$(WHEEL)/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
 	cp -r tests fixtures docs codebooks benchmarks *.md Makefile pyproject.toml $(WHEEL)
 	cd $(WHEEL) && TQ_REQUIRE_NATIVE=1 venv/bin/python -P -m pytest
+
+# The same suite on NumPy alone, as on a machine without a compiler.
+PLAIN := build/plain
+test-numpy:
+	test -x $(PLAIN)/bin/python || $(PYTHON) -m venv $(PLAIN)
+	$(PLAIN)/bin/python -m pip install --quiet --force-reinstall --no-deps -C cmake.define.TQ_NATIVE=OFF .
+	$(PLAIN)/bin/python -m pip install --quiet '.[test]' -C cmake.define.TQ_NATIVE=OFF
+	$(PLAIN)/bin/python -P -m pytest -q
 
 # Peak memory of quantizing 2 GiB: at most 600 MiB.
 test-memory: $(VENV)/.dev

@@ -14,8 +14,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tqcli.version import __version__
-
 if TYPE_CHECKING:
     from tqcli.codecs import codec, codec_ids
     from tqcli.kv.dump import open_dump
@@ -24,9 +22,11 @@ if TYPE_CHECKING:
     from tqcli.pipeline.cachetype import CacheType
     from tqcli.pipeline.quantize import quantize
     from tqcli.pipeline.unpack import unpack
+    from tqcli.version import __version__
 
 # Imported when first used: `tq --help` must not wait for NumPy.
 _HOME = {
+    "__version__": "tqcli.version",
     "CacheType": "tqcli.pipeline.cachetype",
     "codec": "tqcli.codecs",
     "codec_ids": "tqcli.codecs",

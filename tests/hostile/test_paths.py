@@ -301,6 +301,8 @@ def test_interrupt(old: bytes | None, folder: Path) -> None:
         [sys.executable, "-P", "-m", "tqcli", "quantize", "d.safetensors",
          "-o", "o.safetensors", "--force"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A job in a shell's background inherits an ignored SIGINT, and so would the test.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 50
     while not list(folder.glob(".o.safetensors.*.tmp")) and time.monotonic() < deadline:

@@ -32,7 +32,7 @@ SHARD = "4MiB"  # five layers of K, V and Q in float16
 def command(text_file: Path, out: Path, *more: str) -> list[str]:
     """The command line of a dump of 1,100 tokens."""
     return [
-        sys.executable, "-m", "tqcli", "dump", "smollm2", "-f", str(text_file), "-c", str(TOKENS),
+        sys.executable, "-P", "-m", "tqcli", "dump", "smollm2", "-f", str(text_file), "-c", str(TOKENS),
         "--queries", "-o", str(out), "--json", *more,
     ]  # fmt: skip
 
@@ -241,7 +241,7 @@ print(resident[0], status("VmHWM"), source.num_tokens)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_memory_does_not_grow_with_the_cache(text_file: Path) -> None:
     """A long prompt takes the model and little more than one layer and one pass."""
-    arguments = [sys.executable, "-c", _GROWTH, str(text_file), str(LONG)]
+    arguments = [sys.executable, "-P", "-c", _GROWTH, str(text_file), str(LONG)]
     done = subprocess.run(arguments, capture_output=True, check=True)
     resident, peak, tokens = map(int, done.stdout.split())
     assert tokens == LONG
