@@ -32,8 +32,8 @@ SHARD = "4MiB"  # five layers of K, V and Q in float16
 def command(text_file: Path, out: Path, *more: str) -> list[str]:
     """The command line of a dump of 1,100 tokens."""
     return [
-        sys.executable, "-P", "-m", "tqcli", "dump", "smollm2", "-f", str(text_file), "-c", str(TOKENS),
-        "--queries", "-o", str(out), "--json", *more,
+        sys.executable, "-P", "-m", "tqcli", "dump", "smollm2", "-f", str(text_file),
+        "-c", str(TOKENS), "--queries", "-o", str(out), "--json", *more,
     ]  # fmt: skip
 
 
