@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -62,6 +63,25 @@ def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
     finally:
         if os.path.exists(name):
             os.unlink(name)
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Claim `size` bytes of disk for an empty file.
+
+    A disk that is too full says so before any work is done, and the file lies in one piece.
+
+    Raises
+    ------
+    OSError
+        If there is no room. A file system that cannot reserve is left to grow the file.
+    """
+    if size == 0 or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.errors import InputError
-from tqcli.kv.atomic import replacing
+from tqcli.kv.atomic import replacing, reserve
 from tqcli.kv.digest import Digest
 from tqcli.kv.tensorfile import DTYPES, LENGTH_BYTES
 
@@ -59,6 +59,7 @@ class TensorWriter:
         with ExitStack() as stack:
             self._file: IO[bytes] = stack.enter_context(replacing(self.path, force=self._force))
             self._header = self._make_header()
+            reserve(self._file, len(self._header) + sum(_nbytes(*t[1:]) for t in self._tensors))
             self._file.write(self._header)
             self._stack = stack.pop_all()
         return self
@@ -67,7 +68,7 @@ class TensorWriter:
         header: dict[str, Any] = {"__metadata__": {"tq": self._metadata(self._hashes)}}
         offset = 0
         for name, dtype, shape in self._tensors:
-            end = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
+            end = offset + _nbytes(dtype, shape)
             header[name] = {
                 "dtype": _NAMES[dtype],
                 "shape": list(shape),
@@ -89,7 +90,7 @@ class TensorWriter:
         expected, dtype, shape = self._tensors[self._next]
         if name != expected:
             raise InputError(f"{self.path}: {name} came where {expected} was announced")
-        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        size = _nbytes(dtype, shape)
         done = 0
         with Digest() as digest:
             for piece in pieces:
@@ -120,3 +121,7 @@ class TensorWriter:
             self._file.seek(0)
             self._file.write(final)
         return None
+
+
+def _nbytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=object)) * dtype.itemsize
