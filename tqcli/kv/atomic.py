@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,22 +47,18 @@ def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
     the temporary file is removed and what stood at `path` stays.
     """
     target = require_new(path, force=force)
+    # Named before it is created, so that Ctrl-C at any moment finds it to remove.
+    name = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
     try:
-        number, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    try:
-        with os.fdopen(number, "w+b") as file:
+        with open(name, "x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 is not what users expect
         os.replace(name, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
     finally:
-        if os.path.exists(name):
-            os.unlink(name)
+        name.unlink(missing_ok=True)
 
 
 def reserve(file: IO[bytes], size: int) -> None:
@@ -88,9 +84,3 @@ def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) 
     """Write a small text file whole or not at all."""
     with replacing(path, force=force) as file:
         file.write(text.encode())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
