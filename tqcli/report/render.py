@@ -66,7 +66,7 @@ def as_table(report: Report) -> str:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    table = Table(title=report.title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(box=SIMPLE_HEAD)
     columns = _shown(report)
     for column in columns:
         # Names may fold, but not away; figures never do.
@@ -82,6 +82,8 @@ def as_table(report: Report) -> str:
         style = "bold" if row.get("layer") == "all" else None
         table.add_row(*(Text(c.cell(row)) for c in columns), style=style)
     with console.capture() as capture:
+        # Above the table and not its title, which would fold to the width of a narrow one.
+        console.print(Text(report.title, style="bold"), soft_wrap=True)
         console.print(table)
         for note in report.notes:
             console.print(Text(note), soft_wrap=True)

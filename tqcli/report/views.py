@@ -169,7 +169,9 @@ def explain_comparison(rows: list[dict[str, Any]]) -> list[str]:
                 f"{row['name']}: its table makes {loss:+.0%} squared error on Gaussian values, "
                 "against the best table of as many levels."
             )
-        if row["side"] == "k" and (row.get("worst_value") or 0) >= DESTROYED:
+        # Where attention was measured, the verdict knows better than the centred error.
+        judged = row.get("verdict") in (None, "collapse")
+        if judged and row["side"] == "k" and (row.get("worst_value") or 0) >= DESTROYED:
             notes.append(
                 f"{row['name']}: destroys K of layer {row['worst_layer']} "
                 f"(of what softmax sees, the error is {amount(row['worst_value'])} signal); "
