@@ -28,8 +28,8 @@ from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
 from tqcli.pipeline.dump import write_dump
 from tqcli.pipeline.evaluate import Candidate, evaluate
 from tqcli.progress import note
-from tqcli.sources.hf import Options, TransformersSource
-from tqcli.sources.hf_prompts import Prompts
+from tqcli.sources.hf.prompts import Prompts
+from tqcli.sources.hf.source import Options, TransformersSource
 from tqcli.version import __version__
 
 RESULTS = Path(__file__).parent / "results"

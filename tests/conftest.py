@@ -9,12 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from tqcli import cli, kernels
 from tqcli.kv.container import ContainerWriter
 from tqcli.kv.dump import dump_record, open_dump
 
 ROOT = Path(__file__).resolve().parent.parent
+# Property tests draw the same cases in every run; the fuzzers under tests/fuzz draw new ones.
+settings.register_profile("tq", derandomize=True, deadline=None)
+settings.load_profile("tq")
 
 
 class Result(NamedTuple):

@@ -10,6 +10,10 @@ class TqError(Exception):
 
     exit_code = 3
 
+    def __str__(self) -> str:
+        """The message on one line, whatever names from foreign files stand in it."""
+        return " ".join(super().__str__().split())
+
 
 class GateError(TqError):
     """A ``--fail-if`` condition holds."""

@@ -28,8 +28,8 @@ import numpy as np
 
 from tqcli.codecs import codec
 from tqcli.errors import TqError
-from tqcli.sources.gguf_header import read_header
-from tqcli.sources.llamacpp import LlamaCppSource
+from tqcli.sources.llamacpp.gguf_header import read_header
+from tqcli.sources.llamacpp.source import LlamaCppSource
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CONSTANT = 1 << 21  # objects that do not grow with the file

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tqcli.errors import InputError
-from tqcli.sources.hf_attention import attention_modules, output_gram, output_weight
-from tqcli.sources.hf_layers import plan_layers
-from tqcli.sources.hf_prefill import Prefill
-from tqcli.sources.hf_spool import hand_out
-from tqcli.sources.rope import apply_rope, remove_rope
+from tqcli.rope import apply_rope, remove_rope
+from tqcli.sources.hf.attention import attention_modules, output_gram, output_weight
+from tqcli.sources.hf.layers import plan_layers
+from tqcli.sources.hf.prefill import Prefill
+from tqcli.sources.hf.spool import hand_out
 
 pytestmark = pytest.mark.model
 torch = pytest.importorskip("torch")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from tqcli.kv.dump import Dump, open_dump
+from tqcli.rope import apply_rope, remove_rope, rope_of
 from tqcli.sources.base import tokens_sha256
-from tqcli.sources.hf import Options, TransformersSource
-from tqcli.sources.hf_prompts import Prompts
-from tqcli.sources.rope import apply_rope, remove_rope, rope_of
+from tqcli.sources.hf.prompts import Prompts
+from tqcli.sources.hf.source import Options, TransformersSource
 
 pytestmark = pytest.mark.model
 torch = pytest.importorskip("torch")
@@ -214,8 +214,8 @@ def test_windows_of_a_corpus_become_a_batch(text_file: Path, tmp_path: Path) -> 
 _GROWTH = """
 import sys
 from pathlib import Path
-from tqcli.sources.hf import Options, TransformersSource
-from tqcli.sources.hf_prompts import Prompts
+from tqcli.sources.hf.source import Options, TransformersSource
+from tqcli.sources.hf.prompts import Prompts
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from tqcli.errors import InputError, UsageError
-from tqcli.sources.arrays import ArraysSource, Choice
-from tqcli.sources.arrays_axes import Axes
-from tqcli.sources.arrays_names import Pattern
+from tqcli.sources.arrays.axes import Axes
+from tqcli.sources.arrays.names import Pattern
+from tqcli.sources.arrays.source import ArraysSource, Choice
 from tqcli.sources.base import Source
 
 LAYERS, BATCH, HEADS, SEQ, DIM = 3, 2, 4, 7, 8

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tqcli.errors import InputError
-from tqcli.sources.arrays import ArraysSource, Choice
+from tqcli.sources.arrays.source import ArraysSource, Choice
 
 ONE = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
 K = Choice(side="k")

@@ -14,7 +14,7 @@ from tqcli import cli
 from tqcli.errors import InputError, TqError, UsageError
 from tqcli.kv.dump import open_dump
 from tqcli.pipeline.dump import write_dump
-from tqcli.sources.arrays import ArraysSource
+from tqcli.sources.arrays.source import ArraysSource
 from tqcli.sources.base import Named, SourceInfo
 
 LAYERS = 4

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tqcli.errors import InputError, UsageError
-from tqcli.sources import hf_model
 from tqcli.sources.detect import kind_of
-from tqcli.sources.hf import Options
-from tqcli.sources.hf_prompts import Prompts, token_sequences
-from tqcli.sources.hf_spool import RowLayout, Spool, hand_out, packed_shape
+from tqcli.sources.hf import model as hf_model
+from tqcli.sources.hf.prompts import Prompts, token_sequences
+from tqcli.sources.hf.source import Options
+from tqcli.sources.hf.spool import RowLayout, Spool, hand_out, packed_shape
 from tqcli.sources.texts import read_texts
 
 

@@ -12,11 +12,11 @@ from numpy.testing import assert_array_equal
 
 from tqcli.codecs import codec
 from tqcli.errors import InputError, UsageError
+from tqcli.rope import Rope, remove_rope
 from tqcli.sources.base import PackedSource, Source, tokens_sha256
-from tqcli.sources.llamacpp import LlamaCppSource
-from tqcli.sources.llamacpp_parse import is_save_file
-from tqcli.sources.llamacpp_rows import deinterleave
-from tqcli.sources.rope import Rope, remove_rope
+from tqcli.sources.llamacpp.parse import is_save_file
+from tqcli.sources.llamacpp.rows import deinterleave
+from tqcli.sources.llamacpp.source import LlamaCppSource
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "llamacpp"
 _spec = importlib.util.spec_from_file_location("llamacpp_savefile", FOLDER / "savefile.py")

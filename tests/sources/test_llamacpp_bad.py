@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tqcli.errors import InputError, TqError
-from tqcli.sources.llamacpp import LlamaCppSource
-from tqcli.sources.llamacpp_file import ROWS_HEADER
-from tqcli.sources.llamacpp_parse import read_layout
+from tqcli.sources.llamacpp.file import ROWS_HEADER
+from tqcli.sources.llamacpp.parse import read_layout
+from tqcli.sources.llamacpp.source import LlamaCppSource
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "llamacpp"
 REAL = sorted(FOLDER.glob("*.bin"))

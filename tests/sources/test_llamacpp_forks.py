@@ -12,10 +12,10 @@ from numpy.testing import assert_array_equal
 
 from tqcli.codecs import codec
 from tqcli.errors import InputError, UsageError
-from tqcli.sources.llamacpp import LlamaCppSource
-from tqcli.sources.llamacpp_parse import read_layout
-from tqcli.sources.llamacpp_rows import deinterleave
-from tqcli.sources.llamacpp_types import FORKS, GGML_TYPES, LAYOUTS, family
+from tqcli.sources.llamacpp.parse import read_layout
+from tqcli.sources.llamacpp.rows import deinterleave
+from tqcli.sources.llamacpp.source import LlamaCppSource
+from tqcli.sources.llamacpp.types import FORKS, GGML_TYPES, LAYOUTS, family
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "llamacpp"
 _spec = importlib.util.spec_from_file_location("llamacpp_savefile", FOLDER / "savefile.py")

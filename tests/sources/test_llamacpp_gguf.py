@@ -12,9 +12,9 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from tqcli.errors import InputError, UsageError
-from tqcli.sources.gguf_header import read_header
-from tqcli.sources.llamacpp import LlamaCppSource
-from tqcli.sources.rope import Rope, remove_rope
+from tqcli.rope import Rope, remove_rope
+from tqcli.sources.llamacpp.gguf_header import read_header
+from tqcli.sources.llamacpp.source import LlamaCppSource
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "llamacpp"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tqcli.errors import InputError
-from tqcli.sources.rope import NO_ROPE, UNKNOWN_ROPE, Rope, apply_rope, remove_rope, rope_of
+from tqcli.rope import NO_ROPE, UNKNOWN_ROPE, Rope, apply_rope, remove_rope, rope_of
 
 INV_FREQ = tuple(float(f) for f in (1e4 ** -(np.arange(0, 64, 2) / 64)).astype(np.float32))
 FULL = Rope("default", INV_FREQ, theta=1e4)

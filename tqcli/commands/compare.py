@@ -132,8 +132,8 @@ def _dump_texts(model: str, chunks: int, context: int, stack: ExitStack, quiet: 
     from tqcli.model.corpus import builtin_texts
     from tqcli.pipeline.dump import write_dump
     from tqcli.progress import note, progress_bytes
-    from tqcli.sources.hf import Options, TransformersSource
-    from tqcli.sources.hf_prompts import Prompts
+    from tqcli.sources.hf.prompts import Prompts
+    from tqcli.sources.hf.source import Options, TransformersSource
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tq-compare-")))
     prompts = Prompts(tuple(builtin_texts()[:chunks]), context=context // 2)

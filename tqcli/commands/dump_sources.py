@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from tqcli.sources.arrays import ArraysSource
-    from tqcli.sources.hf import TransformersSource
-    from tqcli.sources.llamacpp import LlamaCppSource
-    from tqcli.sources.llamacpp_plan import Rotation
+    from tqcli.sources.arrays.source import ArraysSource
+    from tqcli.sources.hf.source import TransformersSource
+    from tqcli.sources.llamacpp.plan import Rotation
+    from tqcli.sources.llamacpp.source import LlamaCppSource
 
 Given = Mapping[str, Any]  # option name to value; None, False or empty: not given
 
@@ -44,8 +44,8 @@ def model_source(
 ) -> TransformersSource:
     """Run a model on the prompts; scratch files lie beside the output until ``stack`` closes."""
     from tqcli.progress import note, progress_bytes
-    from tqcli.sources.hf import Options, TransformersSource
-    from tqcli.sources.hf_prompts import Prompts
+    from tqcli.sources.hf.prompts import Prompts
+    from tqcli.sources.hf.source import Options, TransformersSource
     from tqcli.sources.texts import read_texts
 
     prompts = Prompts(
@@ -86,7 +86,7 @@ def remove_work(output: Path) -> None:
 
 def save_file_source(source: str, given: Given) -> LlamaCppSource:
     """Open a llama.cpp save file."""
-    from tqcli.sources.llamacpp import LlamaCppSource
+    from tqcli.sources.llamacpp.source import LlamaCppSource
 
     return LlamaCppSource(
         source,
@@ -113,7 +113,7 @@ def _rotation(text: str) -> Rotation:
 
 def arrays_source(sources: Sequence[str], given: Given) -> ArraysSource:
     """Open array files."""
-    from tqcli.sources.arrays import ArraysSource, Choice
+    from tqcli.sources.arrays.source import ArraysSource, Choice
 
     choice = Choice(
         preset=given.get("--preset"),

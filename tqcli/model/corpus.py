@@ -66,7 +66,7 @@ class Corpus:
         InputError
             If the texts are too short.
         """
-        from tqcli.sources.hf_prompts import Prompts, token_sequences
+        from tqcli.sources.hf.prompts import Prompts, token_sequences
 
         if self.texts:
             return token_sequences(Prompts(self.texts, self.chunks, self.context), tokenizer)

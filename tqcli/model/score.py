@@ -198,7 +198,7 @@ class _Text:
     def __init__(self, loop: Loop, tokens: Sequence[int]) -> None:
         from transformers import DynamicCache
 
-        from tqcli.sources.hf_layers import plan_layers
+        from tqcli.sources.hf.layers import plan_layers
 
         self.loop = loop
         half = len(tokens) // 2

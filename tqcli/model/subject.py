@@ -69,8 +69,8 @@ def load_subject(
     InputError
         No such model, or too little text.
     """
-    from tqcli.sources import hf_model
     from tqcli.sources.base import tokens_sha256
+    from tqcli.sources.hf import model as hf_model
 
     if compute_dtype not in DTYPES:
         raise UsageError(f"--compute-dtype: {compute_dtype!r}; legal are {', '.join(DTYPES)}")

@@ -16,7 +16,7 @@ KINDS = (ONE, ALL_BUT_ONE)
 
 def cached_layers(subject: Subject) -> list[int]:
     """Layers of the model that hold K and V."""
-    from tqcli.sources.hf_layers import plan_layers
+    from tqcli.sources.hf.layers import plan_layers
 
     return sorted(plan_layers(subject.model.config).kinds)
 

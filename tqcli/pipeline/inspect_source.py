@@ -8,7 +8,7 @@ from typing import Any
 from tqcli.errors import UsageError
 from tqcli.pipeline.inspect import Inspection
 from tqcli.sources.base import Source
-from tqcli.sources.gguf_header import read_header
+from tqcli.sources.llamacpp.gguf_header import read_header
 
 
 def inspect_source(kind: str, source: Source) -> Inspection:

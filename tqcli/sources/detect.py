@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from tqcli.errors import UsageError
-from tqcli.sources.arrays_files import SUFFIXES
-from tqcli.sources.hf_model import ALIASES, is_model
+from tqcli.sources.arrays.files import SUFFIXES
+from tqcli.sources.hf.model import ALIASES, is_model
 
 Kind = Literal["transformers", "llama.cpp", "arrays"]
 

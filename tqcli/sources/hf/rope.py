@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcli.sources.hf_attention import KEY_PROJECTIONS, attention_modules
-from tqcli.sources.rope import NO_ROPE, UNKNOWN_ROPE, Rope, apply_rope
+from tqcli.rope import NO_ROPE, UNKNOWN_ROPE, Rope, apply_rope
+from tqcli.sources.hf.attention import KEY_PROJECTIONS, attention_modules
 
 PROBE_TOKENS = 64  # enough for neighbouring bases to differ by far more than the tolerance
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}  # relative error of a match

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.errors import InputError, UsageError, input_error
-from tqcli.sources.arrays_axes import SIDES, Axes
-from tqcli.sources.arrays_files import SUFFIXES, StoredArray, opened
-from tqcli.sources.arrays_names import PRESETS, Pattern, mlx_layers, preset_axes
+from tqcli.sources.arrays.axes import SIDES, Axes
+from tqcli.sources.arrays.files import SUFFIXES, StoredArray, opened
+from tqcli.sources.arrays.names import PRESETS, Pattern, mlx_layers, preset_axes
 from tqcli.sources.base import Named, SourceInfo, TensorSpec
 
 _MAX_LAYERS = 4096
@@ -30,7 +30,7 @@ class Choice:
     preset : str or None
         ``mlx``, ``vllm`` or ``lmcache``.
     pattern : str or None
-        Names of the arrays, see :class:`tqcli.sources.arrays_names.Pattern`; a file with a single
+        Names of the arrays, see :class:`tqcli.sources.arrays.names.Pattern`; a file with a single
         array needs none.
     axes : str
         Axis order, such as ``layer,batch,head,seq,dim``.

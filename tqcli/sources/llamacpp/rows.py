@@ -19,8 +19,8 @@ from tqcli.codecs import Codec
 from tqcli.codecs.plain import DTYPES
 from tqcli.errors import input_error
 from tqcli.sources.binary import FieldReader
-from tqcli.sources.llamacpp_file import Rows
-from tqcli.sources.llamacpp_types import FLOAT_TYPES, GGML_TYPES
+from tqcli.sources.llamacpp.file import Rows
+from tqcli.sources.llamacpp.types import FLOAT_TYPES, GGML_TYPES
 
 _CHUNK_BYTES = 1 << 20  # rows are read in pieces of about this size
 

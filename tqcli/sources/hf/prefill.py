@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tqcli.errors import InputError
-from tqcli.sources import hf_rope
-from tqcli.sources.hf_attention import recording
-from tqcli.sources.hf_journal import State, read_journal, write_journal
-from tqcli.sources.hf_layers import is_recurrent, plain_cache, plan_layers
-from tqcli.sources.hf_spool import RowLayout, Spool, SpooledLayer, spooled
-from tqcli.sources.rope import Rope
+from tqcli.rope import Rope
+from tqcli.sources.hf import rope as hf_rope
+from tqcli.sources.hf.attention import recording
+from tqcli.sources.hf.journal import State, read_journal, write_journal
+from tqcli.sources.hf.layers import is_recurrent, plain_cache, plan_layers
+from tqcli.sources.hf.spool import RowLayout, Spool, SpooledLayer, spooled
 
 Progress = Callable[[int], None]  # tokens done since the last call
 

@@ -13,14 +13,14 @@ from tqcli.codecs import VectorError
 from tqcli.errors import InputError, UsageError, input_error
 from tqcli.sources.base import Named, PackedTensor, SourceInfo, TensorSpec
 from tqcli.sources.binary import FieldReader
-from tqcli.sources.gguf_header import read_header
-from tqcli.sources.llamacpp_describe import Part, notes, provenance, token_ids
-from tqcli.sources.llamacpp_file import Side
-from tqcli.sources.llamacpp_model import Model, plain_values
-from tqcli.sources.llamacpp_parse import read_layout
-from tqcli.sources.llamacpp_plan import Planner, Rotation
-from tqcli.sources.llamacpp_rows import Plan, read_rows
-from tqcli.sources.llamacpp_types import TypeRules
+from tqcli.sources.llamacpp.describe import Part, notes, provenance, token_ids
+from tqcli.sources.llamacpp.file import Side
+from tqcli.sources.llamacpp.gguf_header import read_header
+from tqcli.sources.llamacpp.model import Model, plain_values
+from tqcli.sources.llamacpp.parse import read_layout
+from tqcli.sources.llamacpp.plan import Planner, Rotation
+from tqcli.sources.llamacpp.rows import Plan, read_rows
+from tqcli.sources.llamacpp.types import TypeRules
 
 _SIDES: tuple[Side, Side] = ("k", "v")
 
@@ -36,12 +36,12 @@ class LlamaCppSource:
     model : path, optional
         The GGUF that ran; its metadata gives heads, head_dim, architecture and RoPE.
     heads, head_dim, head_dim_v, arch : optional
-        The same by hand, see :class:`~tqcli.sources.llamacpp_model.Model`.
+        The same by hand, see :class:`~tqcli.sources.llamacpp.model.Model`.
     sequence : int, optional
         Only this sequence. Without it all come: as a batch if their lengths are equal, else one
         after the other along the token axis.
     fork : str, optional
-        Whose numbers the ggml types are, see :mod:`~tqcli.sources.llamacpp_types`.
+        Whose numbers the ggml types are, see :mod:`~tqcli.sources.llamacpp.types`.
     layouts : sequence of str
         Which layouts are meant where row sizes leave several.
     rotation : {"auto", "none"} or int

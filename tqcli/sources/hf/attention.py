@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.errors import InputError
-from tqcli.sources.hf_spool import Spool
+from tqcli.sources.hf.spool import Spool
 
 _PREFIX = "tqcli_recording_"
 KEY_PROJECTIONS = ("k_proj", "qkv_proj", "query_key_value", "key", "c_attn", "Wqkv")

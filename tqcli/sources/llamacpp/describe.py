@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.sources.base import tokens_sha256
-from tqcli.sources.llamacpp_archs import HALVES, INTERLEAVED
-from tqcli.sources.llamacpp_file import SaveFile, Stream, runs
-from tqcli.sources.llamacpp_model import Model
-from tqcli.sources.llamacpp_plan import Planner
-from tqcli.sources.llamacpp_types import FLOAT_TYPES
+from tqcli.sources.llamacpp.archs import HALVES, INTERLEAVED
+from tqcli.sources.llamacpp.file import SaveFile, Stream, runs
+from tqcli.sources.llamacpp.model import Model
+from tqcli.sources.llamacpp.plan import Planner
+from tqcli.sources.llamacpp.types import FLOAT_TYPES
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.errors import InputError, UsageError
-from tqcli.sources import hf_model
 from tqcli.sources.base import Named, SourceInfo, TensorSpec, tokens_sha256
-from tqcli.sources.hf_attention import attention_modules, output_gram, output_weight
-from tqcli.sources.hf_layers import plan_layers
-from tqcli.sources.hf_prefill import Prefill, Progress
-from tqcli.sources.hf_prompts import Prompts, token_sequences
-from tqcli.sources.hf_spool import NUMPY_DTYPES, hand_out, packed_shape
+from tqcli.sources.hf import model as hf_model
+from tqcli.sources.hf.attention import attention_modules, output_gram, output_weight
+from tqcli.sources.hf.layers import plan_layers
+from tqcli.sources.hf.prefill import Prefill, Progress
+from tqcli.sources.hf.prompts import Prompts, token_sequences
+from tqcli.sources.hf.spool import NUMPY_DTYPES, hand_out, packed_shape
 
 CHUNK_SIZE = 512  # tokens of one forward pass: activations stay small, matrix products large
 

@@ -28,8 +28,8 @@ import numpy as np
 
 from tqcli.errors import InputError, input_error
 from tqcli.sources.binary import FieldReader
-from tqcli.sources.llamacpp_file import I32, Rows, SaveFile, Stream
-from tqcli.sources.llamacpp_tokens import unpack_tokens
+from tqcli.sources.llamacpp.file import I32, Rows, SaveFile, Stream
+from tqcli.sources.llamacpp.tokens import unpack_tokens
 
 SESSION, SEQUENCE = 0x6767736E, 0x67677371
 VERSIONS = {SESSION: (9, 10, 11), SEQUENCE: (2, 3, 4)}

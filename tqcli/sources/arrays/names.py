@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tqcli.errors import InputError, UsageError
-from tqcli.sources.arrays_axes import Axes
+from tqcli.sources.arrays.axes import Axes
 
 _SIDE_WORDS = {
     **dict.fromkeys(("k", "key", "keys", "0"), "k"),

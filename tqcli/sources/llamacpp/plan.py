@@ -8,11 +8,11 @@ from typing import Literal
 from tqcli.codecs import codec
 from tqcli.codecs.ggml import rotation_size
 from tqcli.errors import UsageError, input_error
-from tqcli.sources.llamacpp_archs import INTERLEAVED
-from tqcli.sources.llamacpp_file import Rows, SaveFile, Side
-from tqcli.sources.llamacpp_model import Model
-from tqcli.sources.llamacpp_rows import Plan
-from tqcli.sources.llamacpp_types import FLOAT_TYPES, GGML_TYPES, TypeRules
+from tqcli.sources.llamacpp.archs import INTERLEAVED
+from tqcli.sources.llamacpp.file import Rows, SaveFile, Side
+from tqcli.sources.llamacpp.model import Model
+from tqcli.sources.llamacpp.rows import Plan
+from tqcli.sources.llamacpp.types import FLOAT_TYPES, GGML_TYPES, TypeRules
 
 Rotation = Literal["auto", "none"] | int
 MIN_ROTATION = 64  # llama.cpp rotates heads whose size is a multiple of this

@@ -8,11 +8,11 @@ import numpy as np
 
 from tqcli.codecs import codec
 from tqcli.errors import UsageError, input_error
-from tqcli.sources.gguf_header import GgufHeader
-from tqcli.sources.llamacpp_archs import HALVES, INTERLEAVED
-from tqcli.sources.llamacpp_file import SaveFile, Side
-from tqcli.sources.llamacpp_types import GGML_TYPES
-from tqcli.sources.rope import UNKNOWN_ROPE, Rope
+from tqcli.rope import UNKNOWN_ROPE, Rope
+from tqcli.sources.llamacpp.archs import HALVES, INTERLEAVED
+from tqcli.sources.llamacpp.file import SaveFile, Side
+from tqcli.sources.llamacpp.gguf_header import GgufHeader
+from tqcli.sources.llamacpp.types import GGML_TYPES
 
 DEFAULT_THETA = 10000.0  # llama.cpp's, where the file gives none
 

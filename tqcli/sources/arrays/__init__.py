@@ -1,0 +1,1 @@
+"""Arrays of a framework-free file: .npy, .npz, .safetensors under other names."""

@@ -1,0 +1,1 @@
+"""llama.cpp save files, read with the model's GGUF beside them."""
