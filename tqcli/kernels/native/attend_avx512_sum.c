@@ -13,10 +13,8 @@ TQ_INLINE void add_tile(const __m512i *nibbles, const __m512 *norms, const float
         for (size_t k = 0; k < count; k++) {
             _mm_prefetch((const char *)ahead + k * stride, _MM_HINT_T0);
             if (slots == SLOTS || pass == 0) expand4(nibbles[k], table, c);
-            if (slots == SLOTS)
-                expand_high4(nibbles[k], table, c + 4);
-            else if (pass == 1)
-                expand_high4(nibbles[k], table, c);
+            if (slots == SLOTS) expand_high4(nibbles[k], table, c + 4);
+            else if (pass == 1) expand_high4(nibbles[k], table, c);
             TQ_UNROLL
             for (int r = 0; r < rows; r++) {
                 __m512 w = _mm512_set1_ps(weights[r * TQ_VALUE_TILE + k]);
@@ -91,16 +89,13 @@ TQ_INLINE void weighted_sum_body(const tq_packed *x, const plan *shared, const f
             size_t j = 0;
             for (; j + 4 <= m; j += 4)
                 add_tile(nibbles, norms, scaled + j * TQ_VALUE_TILE, count, table,
-                         to + j * total_stride, total_stride, 4, 4, single,
-                         ahead, x->vector_bytes);
+                         to + j * total_stride, total_stride, 4, 4, single, ahead, x->vector_bytes);
             for (; j + 2 <= m; j += 2)
                 add_tile(nibbles, norms, scaled + j * TQ_VALUE_TILE, count, table,
-                         to + j * total_stride, total_stride, 2, 8, single,
-                         ahead, x->vector_bytes);
+                         to + j * total_stride, total_stride, 2, 8, single, ahead, x->vector_bytes);
             if (j < m)
                 add_tile(nibbles, norms, scaled + j * TQ_VALUE_TILE, count, table,
-                         to + j * total_stride, total_stride, 1, 8, single,
-                         ahead, x->vector_bytes);
+                         to + j * total_stride, total_stride, 1, 8, single, ahead, x->vector_bytes);
         }
     }
 }
@@ -115,18 +110,13 @@ void tq_weighted_sum_avx512(const tq_packed *x, const float *weights, size_t str
         size_t some = m - first < TQ_HEAD_TILE ? m - first : TQ_HEAD_TILE;
         const float *w = weights + first * stride;
         memset(total, 0, some * p.units * UNIT * sizeof(double));
-        if (p.bits == 2 && single)
-            weighted_sum_body(x, &p, w, stride, some, total, room, 2, 1);
-        else if (p.bits == 2)
-            weighted_sum_body(x, &p, w, stride, some, total, room, 2, 0);
+        if (p.bits == 2 && single) weighted_sum_body(x, &p, w, stride, some, total, room, 2, 1);
+        else if (p.bits == 2) weighted_sum_body(x, &p, w, stride, some, total, room, 2, 0);
         else if (p.bits == 3 && single)
             weighted_sum_body(x, &p, w, stride, some, total, room, 3, 1);
-        else if (p.bits == 3)
-            weighted_sum_body(x, &p, w, stride, some, total, room, 3, 0);
-        else if (single)
-            weighted_sum_body(x, &p, w, stride, some, total, room, 4, 1);
-        else
-            weighted_sum_body(x, &p, w, stride, some, total, room, 4, 0);
+        else if (p.bits == 3) weighted_sum_body(x, &p, w, stride, some, total, room, 3, 0);
+        else if (single) weighted_sum_body(x, &p, w, stride, some, total, room, 4, 1);
+        else weighted_sum_body(x, &p, w, stride, some, total, room, 4, 0);
         for (size_t j = 0; j < some; j++)
             for (size_t u = 0; u < p.units; u++)
                 for (int slot = 0; slot < SLOTS; slot++)

@@ -135,8 +135,7 @@ static PyObject *scores_int8(PyObject *module, PyObject *args) {
         return NULL;
     const Py_ssize_t dim = columns(&c, 0, m, 1);
     if (dim < 0 || start(&c, index, capsule, (size_t)dim) < 0) return finish(&c, 1);
-    if (c.buffers[1].len != m * (Py_ssize_t)sizeof(float) ||
-        c.buffers[2].len != c.layout->levels)
+    if (c.buffers[1].len != m * (Py_ssize_t)sizeof(float) || c.buffers[2].len != c.layout->levels)
         return finish(&c, fail("scales or centroids of another length"));
     tq_packed keys = packed(&c, 3, (size_t)dim);
     if (count_vectors(&c, 3, keys.vector_bytes, &keys.n) < 0 ||

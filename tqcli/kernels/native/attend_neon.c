@@ -91,9 +91,7 @@ TQ_INLINE float half_at(const uint8_t *at) {
 }
 
 /* Does quad `quad` of part `part` belong to the second 32 values of its unit? */
-TQ_INLINE int second_half(int bits, int part, int quad) {
-    return bits == 4 ? part / 2 : quad / 2;
-}
+TQ_INLINE int second_half(int bits, int part, int quad) { return bits == 4 ? part / 2 : quad / 2; }
 
 /* ---- centroids as float32 ---- */
 
@@ -148,10 +146,8 @@ static void order_queries(ordered *to, const tq_queries *from, size_t first,
                     const size_t into = j * keys->dim + u + (size_t)(16 * part + i);
                     const size_t at = (first + j) * keys->dim + u +
                                       (size_t)value_at(keys->bits, part, i);
-                    if (from->values)
-                        to->values[into] = from->values[at];
-                    else
-                        to->values8[into] = from->values8[at];
+                    if (from->values) to->values[into] = from->values[at];
+                    else to->values8[into] = from->values8[at];
                 }
         to->scales[j] = from->values ? 1.0f : from->scales[first + j];
     }
@@ -214,22 +210,17 @@ TQ_INLINE void scores_body(const tq_packed *keys, const ordered *q, float *out, 
             float32x4_t c[PARTS][QUADS];
             load_unit(keys, block, inside_of(&w, u), w.apart, bits, codes);
             for (int part = 0; part < PARTS; part++)
-                if (int8)
-                    c8[part] = vqtbl1q_s8(q->table8, codes[part]);
-                else
-                    expand(&p, codes[part], c[part]);
+                if (int8) c8[part] = vqtbl1q_s8(q->table8, codes[part]);
+                else expand(&p, codes[part], c[part]);
             for (size_t j = 0; j < q->m; j++) {
                 const size_t at = j * keys->dim + u * UNIT;
                 float32x4_t sums[2];
-                if (int8)
-                    dot_int8(c8, q->values8 + at, bits, sums);
-                else
-                    dot_float((const float32x4_t(*)[QUADS])c, q->values + at, bits, sums);
+                if (int8) dot_int8(c8, q->values8 + at, bits, sums);
+                else dot_float((const float32x4_t(*)[QUADS])c, q->values + at, bits, sums);
                 total[j] = vfmaq_n_f32(vfmaq_n_f32(total[j], sums[0], first), sums[1], second);
             }
         }
-        for (size_t j = 0; j < q->m; j++)
-            out[j * stride + i] = vaddvq_f32(total[j]) * q->scales[j];
+        for (size_t j = 0; j < q->m; j++) out[j * stride + i] = vaddvq_f32(total[j]) * q->scales[j];
     }
 }
 
@@ -278,8 +269,7 @@ TQ_INLINE void add_tile(const uint8_t *codes, const float *norms, const float *w
         for (int quad = 0; quad < QUADS; quad++)
             vst1q_f32(ordered_sums + 16 * part + 4 * quad, sums[part][quad]);
     for (int part = 0; part < PARTS; part++)
-        for (int j = 0; j < 16; j++)
-            total[value_at(bits, part, j)] += ordered_sums[16 * part + j];
+        for (int j = 0; j < 16; j++) total[value_at(bits, part, j)] += ordered_sums[16 * part + j];
 }
 
 TQ_INLINE void weighted_sum_body(const tq_packed *x, const float *weights, size_t stride, size_t m,

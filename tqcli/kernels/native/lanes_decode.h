@@ -23,10 +23,10 @@ TQ_INLINE void words_of_rows(uint8_t rows[LANES][TQ_MAX_CODES], int count, VI *w
  * (arrays of NumPy begin 16 bytes behind one). Other outputs are written at once. */
 typedef struct {
     int stream;
-    uint8_t *next;         /* output of the batch after this one, to be prefetched */
-    uint8_t *to;           /* a batch on its way out: where its rest goes, */
-    const uint8_t *from;   /* where that is, */
-    size_t left;           /* and how many bytes it has */
+    uint8_t *next;       /* output of the batch after this one, to be prefetched */
+    uint8_t *to;         /* a batch on its way out: where its rest goes, */
+    const uint8_t *from; /* where that is, */
+    size_t left;         /* and how many bytes it has */
 } outflow;
 
 TQ_INLINE void pass_on(outflow *flow, size_t bytes) {

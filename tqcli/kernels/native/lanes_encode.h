@@ -118,8 +118,8 @@ static void finish_batch(V *columns, V total, int count, uint8_t *blocks, const 
     const V inverse = v_above_tiny(length, v_div(v_set1(1.0f), length), v_zero());
     if (layout->group == 64) rotate(columns, 64, inverse, &layout->forward, ahead, step);
     else rotate(columns, 128, inverse, &layout->forward, ahead, step);
-    const V decoded = v_sqrt(quantize_batch(columns, layout, t, words,
-                                            ahead + layout->group / 2 * step, step));
+    const V decoded =
+        v_sqrt(quantize_batch(columns, layout, t, words, ahead + layout->group / 2 * step, step));
     const V norm = v_above_tiny(decoded, v_div(length, decoded), length);
     v_halves(layout->corrected ? norm : length, norms);
     rows_of_words(words, layout->group * layout->bits / 32, rows);
@@ -149,15 +149,13 @@ static void encode(const void *x, enum tq_float type, size_t n, uint8_t *blocks,
     if (full) {
         const int last = (int)(full / LANES - 1) & 1;
         finish_batch(columns[last], total[last], LANES,
-                     blocks + (full - LANES) * layout->group_bytes, layout, &t, words,
-                         from, 0);
+                     blocks + (full - LANES) * layout->group_bytes, layout, &t, words, from, 0);
     }
     if (n > full) { /* the rest among zeros */
         uint8_t padded[LANES * TQ_MAX_GROUP * 4] = {0};
         memcpy(padded, from + full * size, (n - full) * size);
         total[0] = load_batch(padded, type, layout->group, columns[0]);
         finish_batch(columns[0], total[0], (int)(n - full), blocks + full * layout->group_bytes,
-                     layout, &t, words,
-                         from, 0);
+                     layout, &t, words, from, 0);
     }
 }

@@ -32,9 +32,7 @@ typedef uint32x4_t VI;
 
 TQ_INLINE V v_above_tiny(V a, V b, V c) { return vbslq_f32(vcgtq_f32(a, v_set1(TQ_TINY)), b, c); }
 
-TQ_INLINE void v_halves(V v, uint16_t *to) {
-    vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32(v)));
-}
+TQ_INLINE void v_halves(V v, uint16_t *to) { vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 
 TQ_INLINE V v_of_halves(const uint16_t *from) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
@@ -128,8 +126,7 @@ TQ_INLINE V level_one(VI word, VI plane, int bits, int i, int e, const tables *t
     const VI mask = vdupq_n_u32(bits == 4 ? 15 : 3);
     VI code = vandq_u32(vshlq_u32(word, vdupq_n_s32(bits == 4 ? -4 * i : -2 * i)), mask);
     if (bits == 3)
-        code = vorrq_u32(code,
-                         vandq_u32(vshlq_u32(plane, vdupq_n_s32(2 - e)), vdupq_n_u32(4)));
+        code = vorrq_u32(code, vandq_u32(vshlq_u32(plane, vdupq_n_s32(2 - e)), vdupq_n_u32(4)));
     return look_up(t->centroids, code);
 }
 

@@ -48,14 +48,14 @@ typedef struct {
 /* A turbo layout as kernels read it; layout.c fills and checks it. */
 typedef struct {
     int bits, group, block, header, corrected;
-    int levels;                      /* 2^bits */
-    int code_bytes;                  /* packed codes of one block */
-    int block_bytes;                 /* header + code_bytes */
-    int blocks;                      /* blocks of one group */
-    int group_bytes;                 /* block_bytes * blocks */
-    float centroids[TQ_MAX_LEVELS];  /* ascending; the rest is 0 */
-    float squares[TQ_MAX_LEVELS];    /* centroid * centroid, rounded once */
-    float midpoints[TQ_MAX_LEVELS];  /* levels - 1 of them, ascending */
+    int levels;                     /* 2^bits */
+    int code_bytes;                 /* packed codes of one block */
+    int block_bytes;                /* header + code_bytes */
+    int blocks;                     /* blocks of one group */
+    int group_bytes;                /* block_bytes * blocks */
+    float centroids[TQ_MAX_LEVELS]; /* ascending; the rest is 0 */
+    float squares[TQ_MAX_LEVELS];   /* centroid * centroid, rounded once */
+    float midpoints[TQ_MAX_LEVELS]; /* levels - 1 of them, ascending */
     tq_factors forward, inverse;
 } tq_layout;
 
