@@ -107,7 +107,7 @@ TQ_INLINE void scores_body(const tq_packed *keys, const ordered *q, float *out, 
                     expand4(nibbles, t, bits, c);
                     expand4(_mm256_srli_epi32(nibbles, 16), t, bits, c + 4);
                 }
-                _mm_prefetch((const char *)block + PREFETCH, _MM_HINT_T0);
+                tq_prefetch((uintptr_t)block + PREFETCH);
                 for (size_t j = 0; j < m; j++) {
                     const size_t at = (j * w.units + u) * UNIT;
                     float *part = parts + (j * LANES + k) * LANES;

@@ -18,8 +18,8 @@ void tq_scores_f16_avx2(const uint16_t *keys, size_t n, size_t dim, const float 
                 for (size_t d = 0; d < dim; d += UNIT) {
                     const uint16_t *key = keys + (first + k) * dim + d;
                     __m256 c[SLOTS];
-                    _mm_prefetch((const char *)key + PREFETCH, _MM_HINT_T0);
-                    _mm_prefetch((const char *)key + PREFETCH + 64, _MM_HINT_T0);
+                    tq_prefetch((uintptr_t)key + PREFETCH);
+                    tq_prefetch((uintptr_t)key + PREFETCH + 64);
                     TQ_UNROLL
                     for (int s = 0; s < SLOTS; s++) c[s] = load_half(key + s * LANES);
                     for (size_t j = 0; j < some; j++) {
@@ -54,7 +54,7 @@ TQ_INLINE void add_tile_f16(const uint16_t *values, size_t dim, const float *wei
     for (int s = 0; s < SLOTS; s++) sums[s] = _mm256_setzero_ps();
     for (size_t k = 0; k < count; k++) {
         const uint16_t *value = values + k * dim;
-        _mm_prefetch((const char *)value + 2 * PREFETCH, _MM_HINT_T0);
+        tq_prefetch((uintptr_t)value + 2 * PREFETCH);
         TQ_UNROLL
         for (int s = 0; s < slots; s++) {
             const __m256 c = load_half(value + s * LANES);

@@ -42,7 +42,7 @@ TQ_INLINE void weighted_sum_body(const tq_packed *x, const float *weights, size_
             for (size_t k = 0; k < count; k++) {
                 const uint8_t *vector = x->bytes + (first + k) * x->vector_bytes;
                 const uint8_t *block = block_of(&w, vector, u);
-                _mm_prefetch((const char *)block + PREFETCH, _MM_HINT_T0);
+                tq_prefetch((uintptr_t)block + PREFETCH);
                 nibbles[k] = load_unit(x, block, inside, w.apart, bits);
                 norms[k] = load_norms(block, w.apart, bits);
             }

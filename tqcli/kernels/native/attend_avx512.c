@@ -79,7 +79,7 @@ TQ_INLINE __m512 single_tile(const plan *p, const uint8_t *tile, size_t stride, 
     __m512 dots[TQ_KEY_TILE], c[SLOTS];
     TQ_UNROLL
     for (int k = 0; k < TQ_KEY_TILE; k++, tile += stride) {
-        _mm_prefetch((const char *)tile + PREFETCH, _MM_HINT_T0);
+        tq_prefetch((uintptr_t)tile + PREFETCH);
         __m512i nibbles = load_unit(p, tile, bits, 1);
         if (int8) {
             __m512i low = _mm512_permutexvar_epi8(nibbles, table8);
@@ -130,7 +130,7 @@ TQ_INLINE void scores_body(const tq_packed *keys, const plan *shared, const orde
                 for (size_t j = 0; j < m; j++) sums[j] = _mm512_setzero_ps();
             for (size_t u = 0; u < units; u++) {
                 const uint8_t *unit = key + u * p->unit_bytes;
-                _mm_prefetch((const char *)unit + PREFETCH, _MM_HINT_T0);
+                tq_prefetch((uintptr_t)unit + PREFETCH);
                 __m512i nibbles = load_unit(p, unit, bits, single || p->whole);
                 __m512 norms, c[SLOTS];
                 __m512i low, high;

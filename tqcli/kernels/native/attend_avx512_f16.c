@@ -13,8 +13,8 @@ TQ_INLINE void scores_f16_body(const uint16_t *keys, size_t n, size_t dim, const
             for (size_t j = 0; j < m; j++) sums[j] = _mm512_setzero_ps();
             for (size_t d = 0; d < dim; d += 64) {
                 __m512 c[4];
-                _mm_prefetch((const char *)(key + d) + PREFETCH, _MM_HINT_T0);
-                _mm_prefetch((const char *)(key + d) + PREFETCH + 64, _MM_HINT_T0);
+                tq_prefetch((uintptr_t)(key + d) + PREFETCH);
+                tq_prefetch((uintptr_t)(key + d) + PREFETCH + 64);
                 for (int s = 0; s < 4; s++)
                     c[s] =
                         _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(key + d + LANES * s)));
@@ -59,7 +59,7 @@ TQ_INLINE void add_tile_f16(const uint16_t *values, size_t dim, const float *wei
     for (size_t k = 0; k < count; k++) {
         const uint16_t *value = values + k * dim;
         for (int s = 0; s < slots; s += 2)
-            _mm_prefetch((const char *)(value + LANES * s) + 2 * PREFETCH, _MM_HINT_T0);
+            tq_prefetch((uintptr_t)(value + LANES * s) + 2 * PREFETCH);
         TQ_UNROLL
         for (int s = 0; s < slots; s++)
             c[s] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(value + LANES * s)));

@@ -5,13 +5,13 @@
  * total: (rows, units, SLOTS, LANES), `total_stride` apart. */
 TQ_INLINE void add_tile(const __m512i *nibbles, const __m512 *norms, const float *weights,
                         size_t count, __m512 table, double *total, size_t total_stride, int rows,
-                        int slots, int single, const uint8_t *ahead, size_t stride) {
+                        int slots, int single, uintptr_t ahead, size_t stride) {
     for (int pass = 0; pass < SLOTS / slots; pass++) {
         __m512 sums[16], c[SLOTS];
         TQ_UNROLL
         for (int i = 0; i < rows * slots; i++) sums[i] = _mm512_setzero_ps();
         for (size_t k = 0; k < count; k++) {
-            _mm_prefetch((const char *)ahead + k * stride, _MM_HINT_T0);
+            tq_prefetch(ahead + k * stride);
             if (slots == SLOTS || pass == 0) expand4(nibbles[k], table, c);
             if (slots == SLOTS) expand_high4(nibbles[k], table, c + 4);
             else if (pass == 1) expand_high4(nibbles[k], table, c);
@@ -39,7 +39,7 @@ TQ_INLINE void add_single_tile(const plan *p, const uint8_t *tile, size_t stride
     for (int s = 0; s < SLOTS; s++) sums[s] = _mm512_setzero_ps();
     for (size_t k = 0; k < count; k++) {
         const uint8_t *unit = tile + k * stride;
-        _mm_prefetch((const char *)unit + PREFETCH, _MM_HINT_T0);
+        tq_prefetch((uintptr_t)unit + PREFETCH);
         __m512i nibbles = load_unit(p, unit, bits, 1);
         __m512 w = _mm512_set1_ps(weights[k]);
         expand4(nibbles, table, c);
@@ -85,7 +85,8 @@ TQ_INLINE void weighted_sum_body(const tq_packed *x, const plan *shared, const f
                 if (!single) norms[k] = load_norms(p, unit, u, bits);
             }
             double *to = total + u * UNIT;
-            const uint8_t *ahead = tile + u * p->unit_bytes + TQ_VALUE_TILE * x->vector_bytes;
+            const uintptr_t ahead = (uintptr_t)tile + u * p->unit_bytes +
+                                    TQ_VALUE_TILE * x->vector_bytes;
             size_t j = 0;
             for (; j + 4 <= m; j += 4)
                 add_tile(nibbles, norms, scaled + j * TQ_VALUE_TILE, count, table,

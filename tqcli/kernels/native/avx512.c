@@ -23,7 +23,6 @@ typedef __m512i VI;
 #define v_negate(a) _mm512_xor_ps(a, _mm512_set1_ps(-0.0f))
 #define v_as_int(a) _mm512_castps_si512(a)
 #define v_as_float(a) _mm512_castsi512_ps(a)
-#define v_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 
 TQ_INLINE V v_above_tiny(V a, V b, V c) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, v_set1(TQ_TINY), _CMP_GT_OQ), c, b);

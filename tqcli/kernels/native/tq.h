@@ -9,6 +9,9 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#if defined(_M_X64)
+#include <xmmintrin.h>
+#endif
 
 #define TQ_MAX_GROUP 128
 #define TQ_MAX_LEVELS 16
@@ -33,6 +36,18 @@
 #else
 #define TQ_UNROLL
 #endif
+
+/* Ask for the cache line at an address. It is a number and no pointer: what is asked for early may
+ * lie past its array, where C has no pointers. */
+TQ_INLINE void tq_prefetch(uintptr_t address) {
+#if defined(__GNUC__)
+    __builtin_prefetch((const void *)address);
+#elif defined(_M_X64)
+    _mm_prefetch((const char *)address, _MM_HINT_T0);
+#else
+    (void)address;
+#endif
+}
 
 enum tq_float { TQ_F32, TQ_F16, TQ_BF16 };
 
