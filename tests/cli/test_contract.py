@@ -288,7 +288,7 @@ def test_json(case: str, tq: Run, kv: Path, packed: Path, tmp_path: Path) -> Non
         assert document["inputs"][0]["path"] == str(packed if case == "unpack" else kv)
     if case in ("evaluate", "compare", "quantize", "fit-codebook"):
         with tqcli.open_dump(kv) as dump:
-            assert document["inputs"][0]["sha256"] == dump.fingerprint()
+            assert document["inputs"][0]["fingerprint"] == dump.fingerprint()
 
 
 @pytest.mark.parametrize("case", COMMANDS)

@@ -18,7 +18,7 @@ _LAYER = re.compile(r"layers\.(?P<layer>[0-9]+)(?P<rest>.*)")
 # Runs of layers beyond this are counted and not listed.
 _RUNS = 4
 # Differs between tensors that are alike in all that a table shows.
-_OWN = ("tensor", "sha256")
+_OWN = ("tensor", "digest")
 
 
 def alike(rows: Sequence[Row]) -> Brief:

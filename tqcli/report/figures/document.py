@@ -26,7 +26,7 @@ FIGURES = (
         Figure("python", "version of Python"),
         Figure("kernel", "kernel that ran"),
         Figure("command", "command line"),
-        Figure("inputs", "`path` and `sha256` of what was read"),
+        Figure("inputs", "`path` and `fingerprint` of what was read"),
         Figure("rows", "one object a row, with the keys below"),
         Figure("notes", "sentences below the table"),
         Figure("output", "path by which the result is opened",

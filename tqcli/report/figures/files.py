@@ -19,7 +19,7 @@ FIGURES = (
                reports=("inspect",)),
         Figure("shape", "axes of a tensor that is not K, V or Q", rank=4, reports=("inspect",)),
         Figure("bytes", "size of the tensor in the file", "bytes", "≥ 0", BYTES, 1, adds=True),
-        Figure("sha256", "hash of the tensor's bytes, or of a codebook's numbers", rank=6,
+        Figure("digest", "hash of the tensor's bytes, or of a codebook's numbers", rank=6,
                reports=("inspect",)),
         Figure("gaussian_distortion", "Σ(y - ŷ)² / Σy² of the codebook on N(0, 1)", "",
                "0 to 1", ".6f", 1, reports=("inspect",)),
