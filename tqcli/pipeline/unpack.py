@@ -80,13 +80,13 @@ def rows(
     """What :func:`unpack` writes: a row a tensor, with its types and sizes before and after."""
     found = []
     for tensor in packed.tensors:
-        out, made = _dtype(tensor, domain, dtype), tensor.codecs
+        out = _dtype(tensor, domain, dtype)
         found.append(
             {
                 "tensor": tensor.name,
-                "decoded_from": " ".join(dict.fromkeys(codec.id for codec in made)),
+                "decoded_from": tensor.types,
                 "type": out.name,
-                "bits_per_value": made[0].bits_per_value(tensor.head_dim),
+                "bits_per_value": tensor.codecs[0].bits_per_value(tensor.head_dim),
                 "values": math.prod(tensor.shape),
                 "bytes_in": tensor.stored.entry.nbytes,
                 "bytes_out": math.prod(_shape(tensor, domain)) * out.itemsize,
