@@ -17,7 +17,6 @@ FIGURES = (
         Figure("head_dim", "values of a vector: one head of one token", "values", "≥ 1", "d", 2),
         Figure("head_dim_v", "the same of V, in models", "values", "≥ 1", "d", 4,
                reports=("inspect",)),
-        Figure("shape", "axes of a tensor that is not K, V or Q", rank=4, reports=("inspect",)),
         Figure("bytes", "size of the tensor in the file", "bytes", "≥ 0", BYTES, 1, adds=True),
         Figure("digest", "hash of the tensor's bytes, or of a codebook's numbers", rank=6,
                reports=("inspect",)),
