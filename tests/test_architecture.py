@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "metrics": {"codecs", "rotation"},
     "codecs": {"codebook", "kernels", "rotation", "words", "errors"},
     "codebook": {"jsonfile", "words", "errors"},
-    "kernels": {"rotation", "workers", "errors"},
+    "kernels": {"rotation", "workers", "words", "errors"},
     "workers": set(),
     "rotation": set(),
     "rope": {"errors"},
