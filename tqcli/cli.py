@@ -10,6 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tqcli.commands.bench import bench
+from tqcli.commands.calibrate import calibrate
 from tqcli.commands.compare import compare
 from tqcli.commands.dump import dump
 from tqcli.commands.evaluate import evaluate
@@ -35,6 +36,7 @@ app = typer.Typer(
 for command in (
     dump,
     fit_codebook,
+    calibrate,
     quantize,
     unpack,
     evaluate,

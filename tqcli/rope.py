@@ -55,6 +55,13 @@ class Rope:
         """How many leading values of each head are rotated; the rest pass through."""
         return 2 * len(self.inv_freq)
 
+    def columns(self) -> tuple[slice, slice]:
+        """Where the first and the second values of all pairs stand in a head."""
+        dims = self.rotary_dims
+        if self.pairs == "half":
+            return slice(0, dims // 2), slice(dims // 2, dims)
+        return slice(0, dims, 2), slice(1, dims, 2)
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, ``rotary_dims`` spelled out for other readers."""
         return {
@@ -164,10 +171,7 @@ def _turn(k: NDArray[Any], positions: NDArray[Any], rope: Rope, *, inverse: bool
     cos, sin = _cos_sin(positions, rope)
     if inverse:  # the inverse of m * rotation(a) is rotation(-a) / m
         cos, sin = cos / rope.magnitude**2, -sin / rope.magnitude**2
-    if rope.pairs == "half":
-        first, second = slice(0, dims // 2), slice(dims // 2, dims)
-    else:
-        first, second = slice(0, dims, 2), slice(1, dims, 2)
+    first, second = rope.columns()
     a, b = out[..., first].astype(np.float64), out[..., second].astype(np.float64)
     out[..., first] = a * cos - b * sin
     out[..., second] = b * cos + a * sin

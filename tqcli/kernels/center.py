@@ -5,7 +5,7 @@ A *row* is one key. Pair i of it is turned by an angle whose cosine and sine com
 interleaved, and the values beyond them are not turned. In float32, each operation rounded by
 itself, a pair ``(a, b)`` of the mean becomes ``(a cos - b sin, b cos + a sin)``.
 
-The C code and the NumPy code here give the same bits; one C file serves every instruction set.
+The C code, compiled once for each instruction set, and the NumPy code here give the same bits.
 """
 
 from __future__ import annotations
@@ -87,7 +87,13 @@ def take_mean(x: NDArray[Any], turn: Turn, mean: F32, out: F32 | None = None) ->
     return result
 
 
-def give_mean(x: F32, turn: Turn, mean: F32, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+def give_mean(
+    x: F32,
+    turn: Turn,
+    mean: F32,
+    dtype: DTypeLike = np.float32,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """``x + R mean`` of each row: undoes :func:`take_mean` up to rounding.
 
     Parameters
@@ -97,6 +103,8 @@ def give_mean(x: F32, turn: Turn, mean: F32, dtype: DTypeLike = np.float32) -> N
         As :func:`take_mean` takes them.
     dtype : float32, float16 or bfloat16
         The latter two are the float32 result rounded to nearest even.
+    out : array of `dtype`, shape (rows, head_dim), optional
+        Where to write; C-contiguous, no memory of `x`.
 
     Returns
     -------
@@ -109,10 +117,11 @@ def give_mean(x: F32, turn: Turn, mean: F32, dtype: DTypeLike = np.float32) -> N
     """
     kind = checks.float_type(dtype, "dtype")
     source = _rows(x, np.float32, turn, mean)
+    result = checks.output(out, source.shape, kind, source)
     if (native := _native(source.shape[1])) is None:
         with np.errstate(all="ignore"):
-            return (source + _turned(turn, mean)).astype(kind)
-    result = np.empty(source.shape, kind)
+            result[...] = source + _turned(turn, mean)
+        return result
     number, raw = checks.FLOATS.index(kind), result.view(np.uint8)
 
     def run(first: int, last: int) -> None:
@@ -182,7 +191,7 @@ def _native(dim: int) -> Any:
 
 def _arguments(turn: Turn, dim: int, first: int, last: int) -> tuple[Any, ...]:
     some = turn.part(first, last)
-    return dim, turn.cos.shape[1], turn.interleaved, some.cos, some.sin
+    return choose.index(), dim, turn.cos.shape[1], turn.interleaved, some.cos, some.sin
 
 
 def _turned(turn: Turn, mean: F32) -> F32:
@@ -203,5 +212,5 @@ def _sum_reference(x: NDArray[np.float64], turn: Turn, sums: NDArray[np.float64]
     with np.errstate(invalid="ignore"):
         rows[1:, first] = a * turn.cos + b * turn.sin
         rows[1:, second] = b * turn.cos - a * turn.sin
-    # accumulate adds in order, where a sum would add pairwise
-    sums[...] = np.add.accumulate(rows, axis=0)[-1]
+        # accumulate adds in order, where a sum would add pairwise
+        sums[...] = np.add.accumulate(rows, axis=0)[-1]

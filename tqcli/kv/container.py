@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tqcli.errors import InputError, UsageError
 from tqcli.jsonfile import parse_json, read_json
 from tqcli.kv.atomic import require_distinct, require_new, write_text
-from tqcli.kv.tensorfile import Entry, TensorFile
+from tqcli.kv.tensorfile import ALL_DTYPES, DTYPES, Entry, TensorFile
 from tqcli.kv.writer import TensorWriter
 
 INDEX_SUFFIX = ".index.json"
@@ -71,12 +71,16 @@ class Stored:
 class Container:
     """Open files with one record; closes them all."""
 
+    dtypes = DTYPES  # that its tensors may have
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         with ExitStack() as stack:
             homes = _read_index(self.path) if self.path.endswith(INDEX_SUFFIX) else {}
             paths = [str(Path(self.path).parent / name) for name in sorted(set(homes.values()))]
-            self.files = [stack.enter_context(TensorFile(p)) for p in paths or [self.path]]
+            self.files = [
+                stack.enter_context(TensorFile(p, self.dtypes)) for p in paths or [self.path]
+            ]
             self.record = _merge_records(self.path, self.files)
             self.stored = self._all_stored(self.record.get("tensors", {}))
             if homes:
@@ -130,6 +134,10 @@ class Container:
         """Close all files."""
         self._stack.close()
 
+    def __enter__(self) -> Container:
+        """The container itself."""
+        return self
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -138,6 +146,16 @@ class Container:
     ) -> None:
         """Close all files."""
         self.close()
+
+
+def schema_of(path: str | os.PathLike[str]) -> Any:
+    """The schema that a file's metadata names, whatever kind it is; None if it names none."""
+    where = os.fspath(path)
+    if where.endswith(INDEX_SUFFIX):
+        with Container(where) as opened:
+            return opened.record.get("schema")
+    with TensorFile(where, ALL_DTYPES) as file:
+        return _record_of(file).get("schema")
 
 
 def place_of(name: str, path: str) -> tuple[int, str]:

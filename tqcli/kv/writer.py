@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tqcli.errors import InputError
 from tqcli.kv.atomic import replacing, reserve
 from tqcli.kv.digest import Digest
-from tqcli.kv.tensorfile import DTYPES, LENGTH_BYTES
+from tqcli.kv.tensorfile import ALL_DTYPES, LENGTH_BYTES
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in ALL_DTYPES.items()}
 _NO_DIGEST = "0" * 64
 ALIGNMENT = 64  # data starts on a cache line, so that a C program can map it
 

@@ -17,6 +17,16 @@ QUANTIZE = (
     Column("skipped_vectors", "skipped", "d"),
 )
 
+CALIBRATE = (
+    Column("layer", "layer"),
+    Column("num_kv_heads", "KV heads", "d"),
+    Column("head_dim", "head_dim", "d"),
+    Column("rope", "RoPE"),
+    Column("mean_norm", "mean", ".3g"),
+    Column("residual", "residual", ".3f"),
+    Column("query_texts", "texts with Q", "d"),
+)
+
 EVALUATE = (
     Column("layer", "layer"),
     Column("side", "side"),

@@ -1,4 +1,4 @@
-/* Keys and a mean that RoPE turned; see center.c. */
+/* Keys and a mean that RoPE turned; see center_rows.h. */
 #ifndef TQ_CENTER_H
 #define TQ_CENTER_H
 
@@ -13,17 +13,22 @@ typedef struct {
     const float *cosine, *sine;
 } tq_turn;
 
-/* out = x - R mean, float32. */
-void tq_take_mean(const tq_turn *t, const void *x, enum tq_float type, const float *mean,
-                  float *out);
+typedef struct {
+    /* out = x - R mean, float32. */
+    void (*take_mean)(const tq_turn *t, const void *x, enum tq_float type, const float *mean,
+                      float *out);
+    /* out = x + R mean, of any float type. */
+    void (*give_mean)(const tq_turn *t, const float *x, enum tq_float type, const float *mean,
+                      void *out);
+    /* Add to sums[dim] every row turned back, pairs first to last - 1 of it; whoever has the last
+     * pairs adds the values that are not turned too. */
+    void (*sum_keys)(const tq_turn *t, const void *x, enum tq_float type, size_t first,
+                     size_t last, double *sums);
+} tq_center_ops;
 
-/* out = x + R mean, of any float type. */
-void tq_give_mean(const tq_turn *t, const float *x, enum tq_float type, const float *mean,
-                  void *out);
+extern const tq_center_ops tq_center_portable, tq_center_avx2, tq_center_avx512;
 
-/* Add to sums[dim] every row turned back, pairs first to last - 1 of it; whoever has the last
- * pairs adds the values that are not turned too. */
-void tq_sum_keys(const tq_turn *t, const void *x, enum tq_float type, size_t first, size_t last,
-                 double *sums);
+/* The operations that go with a kernel. */
+const tq_center_ops *tq_center_of(const tq_kernel *kernel);
 
 #endif

@@ -8,7 +8,8 @@ enum { COSINE, SINE, X, OTHER, OUT, MAX_BUFFERS };
 
 typedef struct {
     Py_buffer buffers[MAX_BUFFERS];
-    int count, type;
+    int count, kernel, type;
+    const tq_center_ops *ops;
     tq_turn turn;
 } call;
 
@@ -27,6 +28,9 @@ static int holds(const call *c, int at, size_t rows, size_t columns, size_t size
 /* `size` is that of one value of x. */
 static int check(call *c, Py_ssize_t dim, Py_ssize_t pairs, size_t size) {
     tq_turn *t = &c->turn;
+    const tq_kernel *kernel = tq_kernel_at(c->kernel);
+    if (!kernel) return -1;
+    c->ops = tq_center_of(kernel);
     if (c->type < TQ_F32 || c->type > TQ_BF16) return fail("no such float type");
     if (dim < 1 || dim > TQ_MAX_TURN || pairs < 0 || 2 * pairs > dim)
         return fail("a row has 1 to 1024 values and at most half as many pairs");
@@ -50,13 +54,13 @@ static PyObject *finish(call *c, int failed) {
     return failed ? NULL : Py_NewRef(Py_None);
 }
 
-/* take_mean and give_mean: (dim, pairs, interleaved, cosine, sine, x, type, mean, out). */
+/* take_mean and give_mean: (kernel, dim, pairs, interleaved, cosine, sine, x, type, mean, out). */
 static PyObject *shift(PyObject *args, int give) {
     call c = {.count = MAX_BUFFERS};
     Py_ssize_t dim, pairs;
     Py_buffer *b = c.buffers;
-    if (!PyArg_ParseTuple(args, "nnpy*y*y*iy*w*", &dim, &pairs, &c.turn.interleaved, &b[COSINE],
-                          &b[SINE], &b[X], &c.type, &b[OTHER], &b[OUT]))
+    if (!PyArg_ParseTuple(args, "innpy*y*y*iy*w*", &c.kernel, &dim, &pairs, &c.turn.interleaved,
+                          &b[COSINE], &b[SINE], &b[X], &c.type, &b[OTHER], &b[OUT]))
         return NULL;
     const size_t typed = c.type == TQ_F32 ? 4 : 2;
     if (check(&c, dim, pairs, give ? sizeof(float) : typed) < 0 ||
@@ -66,8 +70,8 @@ static PyObject *shift(PyObject *args, int give) {
     for (int i = 0; i < OUT; i++)
         if (tq_check_apart(&b[i], &b[OUT]) < 0) return finish(&c, 1);
     PyThreadState *state = let_go(&c);
-    if (give) tq_give_mean(&c.turn, b[X].buf, c.type, b[OTHER].buf, b[OUT].buf);
-    else tq_take_mean(&c.turn, b[X].buf, c.type, b[OTHER].buf, b[OUT].buf);
+    if (give) c.ops->give_mean(&c.turn, b[X].buf, c.type, b[OTHER].buf, b[OUT].buf);
+    else c.ops->take_mean(&c.turn, b[X].buf, c.type, b[OTHER].buf, b[OUT].buf);
     if (state) PyEval_RestoreThread(state);
     return finish(&c, 0);
 }
@@ -82,14 +86,15 @@ static PyObject *give_mean(PyObject *module, PyObject *args) {
     return shift(args, 1);
 }
 
-/* sum_keys(dim, pairs, interleaved, cosine, sine, x, type, sums, first, last). */
+/* sum_keys(kernel, dim, pairs, interleaved, cosine, sine, x, type, sums, first, last). */
 static PyObject *sum_keys(PyObject *module, PyObject *args) {
     call c = {.count = OUT};
     Py_ssize_t dim, pairs, first, last;
     Py_buffer *b = c.buffers;
     (void)module;
-    if (!PyArg_ParseTuple(args, "nnpy*y*y*iw*nn:sum_keys", &dim, &pairs, &c.turn.interleaved,
-                          &b[COSINE], &b[SINE], &b[X], &c.type, &b[OTHER], &first, &last))
+    if (!PyArg_ParseTuple(args, "innpy*y*y*iw*nn:sum_keys", &c.kernel, &dim, &pairs,
+                          &c.turn.interleaved, &b[COSINE], &b[SINE], &b[X], &c.type, &b[OTHER],
+                          &first, &last))
         return NULL;
     if (check(&c, dim, pairs, c.type == TQ_F32 ? 4 : 2) < 0 ||
         holds(&c, OTHER, 1, c.turn.dim, sizeof(double)) < 0)
@@ -99,17 +104,17 @@ static PyObject *sum_keys(PyObject *module, PyObject *args) {
     for (int i = 0; i < OTHER; i++)
         if (tq_check_apart(&b[i], &b[OTHER]) < 0) return finish(&c, 1);
     PyThreadState *state = let_go(&c);
-    tq_sum_keys(&c.turn, b[X].buf, c.type, (size_t)first, (size_t)last, b[OTHER].buf);
+    c.ops->sum_keys(&c.turn, b[X].buf, c.type, (size_t)first, (size_t)last, b[OTHER].buf);
     if (state) PyEval_RestoreThread(state);
     return finish(&c, 0);
 }
 
 PyMethodDef tq_center_methods[] = {
     {"take_mean", take_mean, METH_VARARGS,
-     "take_mean(dim, pairs, interleaved, cosine, sine, x, type, mean, out)"},
+     "take_mean(kernel, dim, pairs, interleaved, cosine, sine, x, type, mean, out)"},
     {"give_mean", give_mean, METH_VARARGS,
-     "give_mean(dim, pairs, interleaved, cosine, sine, x, type, mean, out)"},
+     "give_mean(kernel, dim, pairs, interleaved, cosine, sine, x, type, mean, out)"},
     {"sum_keys", sum_keys, METH_VARARGS,
-     "sum_keys(dim, pairs, interleaved, cosine, sine, x, type, sums, first, last)"},
+     "sum_keys(kernel, dim, pairs, interleaved, cosine, sine, x, type, sums, first, last)"},
     {NULL, NULL, 0, NULL},
 };
