@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tqcli.kv import atomic
+from tqcli.kv import atomic, tensorfile, writer
 from tqcli.kv.tensorfile import TensorFile
 
 from .conftest import Refused, contents
@@ -163,10 +163,15 @@ def test_full_disk(
     source = packed if command == "unpack" else dump
     (dump.parent / "old.safetensors").write_bytes(b"precious")
 
-    def full(*arguments: Any) -> Full:
-        return Full(open(*arguments), room)
+    def full(*arguments: Any, **options: Any) -> Full:
+        return Full(open(*arguments, **options), room)
+
+    def write_at(file: Any, view: memoryview, offset: int) -> None:
+        file.seek(offset)
+        file.write(view)
 
     monkeypatch.setattr(atomic, "open", full, raising=False)
+    monkeypatch.setattr(writer, "write_at", write_at)
     for target in ("old.safetensors", "new.safetensors"):
         refused(command, source, "-o", target, "--force",
                 matching=rf"{target}: cannot be written \(No space left",
@@ -212,20 +217,10 @@ def test_input_shrinks(
 def test_read_error(dump: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails while it is read is blamed on the input, not on the output."""
 
-    class Failing:
-        def __init__(self, file: Any) -> None:
-            self._file = file
+    def failing(*_: object) -> int:
+        raise OSError(5, "Input/output error")
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._file, name)
-
-        def readinto(self, _: object) -> int:
-            raise OSError(5, "Input/output error")
-
-    from tqcli.kv import tensorfile
-
-    opened = tensorfile._open_regular
-    monkeypatch.setattr(tensorfile, "_open_regular", lambda path: Failing(opened(path)))
+    monkeypatch.setattr(tensorfile, "read_at", failing)
     refused("quantize", dump.name, "-o", "o.safetensors",
             matching=r"d.safetensors: layers.0.k: cannot be read \(Input/output")  # fmt: skip
 

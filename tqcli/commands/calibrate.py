@@ -70,7 +70,7 @@ def calibrate(
                     )
                 )
             rows = job.calibrate(evidence, output, force=force)
-        sources = [{"path": one.path, "sha256": one.fingerprint()} for one in opened]
+        sources = [{"path": one.path, "fingerprint": one.fingerprint()} for one in opened]
     report = Report(
         "tq.calibrate/1",
         f"{output}: {rows[0]['tokens']} tokens of {rows[0]['texts']} texts",

@@ -22,7 +22,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -150,6 +149,7 @@ class Calibration(Container):
                     f"{self.path}: schema {schema!r}; a calibration is {SCHEMA!r}, make one with "
                     "tq calibrate"
                 )
+            self.require_checksums()
             self.identity = Identity.from_json(self.record.get("model"), self.path)
             self.texts = self._read_texts()
             self._names = self._collect()
@@ -184,8 +184,6 @@ class Calibration(Container):
                     f"{self.path}: {name}: {stored.entry.dtype} {shape}; that of {what} for "
                     f"{len(self.texts)} texts is expected"
                 )
-            if stored.sha256 is None:
-                raise InputError(f"{self.path}: {name}: metadata lacks sha256")
             found.setdefault(layer, []).append(what)
         for layer, names in found.items():
             whole = {K_SUM, K_POWER} <= set(names) if self.texts else K_BIAS in names
@@ -311,11 +309,8 @@ class Calibration(Container):
         return Center.of(mean, rope, CALIBRATED, f"{self.path}: layer {layer}")
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names and hashes of the tensors."""
-        total = sha256()
-        for name in sorted(self.stored):
-            total.update(f"{name} {self.stored[name].sha256}\n".encode())
-        return total.hexdigest()
+        """The checksum of the file: of its metadata, and so of all that is in it."""
+        return str(self.checksum)
 
     def reference(self) -> CalibrationFile:
         """What a plan holds of it."""

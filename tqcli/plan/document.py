@@ -27,13 +27,12 @@ def to_json(plan: Plan) -> dict[str, Any]:
     """A plan as a JSON object, with the paths of the files that it leans on."""
     document: dict[str, Any] = {"schema": SCHEMA, "k": str(plan.k), "v": str(plan.v)}
     books = {side: getattr(plan, side).codebook for side in SIDES}
-    cal = plan.calibration
     parts = {
         "layers": [str(rule) for rule in plan.rules],
         "keep_first": plan.keep_first,
         "keep_last": plan.keep_last,
-        "codebooks": {s: reference(b.file, b.sha256) for s, b in books.items() if b},
-        "calibration": None if cal is None else reference(cal.file, cal.sha256),
+        "codebooks": {side: reference(book) for side, book in books.items() if book},
+        "calibration": None if plan.calibration is None else reference(plan.calibration),
         "label": plan.label,
     }
     return document | {key: value for key, value in parts.items() if value}
@@ -109,7 +108,7 @@ def _book(books: Mapping[str, Any], side: Side, folder: Path) -> Book | None:
         return None
     path, promised = resolve(books[side], f"codebooks.{side}", folder)
     book = Book.read(path)
-    require_same(path, promised, book.sha256)
+    require_same(path, promised, book.checksum)
     return book
 
 
@@ -119,5 +118,5 @@ def _calibration(data: Any, folder: Path) -> CalibrationFile | None:
     path, promised = resolve(data, "calibration", folder)
     with open_calibration(path) as opened:
         found = opened.reference()
-    require_same(path, promised, found.sha256)
+    require_same(path, promised, found.checksum)
     return found

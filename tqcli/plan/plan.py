@@ -131,21 +131,20 @@ class Plan:
                 self.v.identity(),
                 [[sorted(r.layers), *(t and t.identity() for t in (r.k, r.v))] for r in self.rules],
                 [self.keep_first, self.keep_last],
-                self.calibration and self.calibration.sha256,
+                self.calibration and self.calibration.checksum,
             ]
         )
 
     def record(self) -> dict[str, Any]:
         """What packed files and reports say of it: content, no path of this machine."""
         books = {"k": self.k.codebook, "v": self.v.codebook}
+        used = {s: {"id": b.tables.id, "checksum": b.checksum} for s, b in books.items() if b}
         return {
             "k": str(self.k),
             "v": str(self.v),
             "layers": [str(rule) for rule in self.rules],
             "keep_first": self.keep_first,
             "keep_last": self.keep_last,
-            "codebooks": {
-                s: {"id": b.tables.id, "sha256": b.sha256} for s, b in books.items() if b
-            },
-            "calibration": self.calibration and {"sha256": self.calibration.sha256},
+            "codebooks": used,
+            "calibration": self.calibration and {"checksum": self.calibration.checksum},
         }

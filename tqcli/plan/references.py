@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from tqcli.codebook import CodebookSet, read_codebook
 from tqcli.errors import InputError
+from tqcli.kv.checksum import Digest
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class Book:
         return cls(os.fspath(path), read_codebook(path))
 
     @cached_property
-    def sha256(self) -> str:
-        """Hash of the centroids and boundaries: equal for tables that give equal bytes."""
+    def checksum(self) -> str:
+        """Of the centroids and boundaries: equal for tables that give equal bytes."""
         tables = {
             key: [list(table.centroids), list(table.boundaries)]
             for key, table in self.tables.tables.items()
         }
-        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
+        digest = Digest()
+        digest.update_text(json.dumps(tables, sort_keys=True))
+        return digest.checksum()
 
 
 @dataclass(frozen=True)
@@ -51,26 +53,26 @@ class CalibrationFile:
     ----------
     file : str
         Path as it was given.
-    sha256 : str
-        Fingerprint of its tensors.
+    checksum : str
+        Of its metadata, and so of all that is in it.
     """
 
     file: str
-    sha256: str
+    checksum: str
 
 
-def reference(file: str, sha256: str) -> dict[str, str]:
+def reference(used: Book | CalibrationFile) -> dict[str, str]:
     """JSON of a file that a plan leans on."""
-    return {"file": file, "sha256": sha256}
+    return {"file": used.file, "checksum": used.checksum}
 
 
 def resolve(data: Any, what: str, folder: Path) -> tuple[str, str | None]:
-    """Path and promised hash of a reference in a plan file.
+    """Path and promised checksum of a reference in a plan file.
 
     Parameters
     ----------
     data : Any
-        ``"name.json"``, or ``{"file": ..., "sha256": ...}``.
+        ``"name.json"``, or ``{"file": ..., "checksum": ...}``.
     what : str
         The key, for errors.
     folder : Path
@@ -84,9 +86,9 @@ def resolve(data: Any, what: str, folder: Path) -> tuple[str, str | None]:
     if isinstance(data, str):
         data = {"file": data}
     file = data.get("file") if isinstance(data, dict) else None
-    promised = data.get("sha256") if isinstance(data, dict) else None
+    promised = data.get("checksum") if isinstance(data, dict) else None
     if not isinstance(file, str) or not (promised is None or isinstance(promised, str)):
-        raise InputError(f'{what}: {data!r}; write a path, or {{"file": ..., "sha256": ...}}')
+        raise InputError(f'{what}: {data!r}; write a path, or {{"file": ..., "checksum": ...}}')
     return str(folder / file), promised
 
 
@@ -94,6 +96,6 @@ def require_same(path: str, promised: str | None, came: str) -> None:
     """Raise :class:`InputError` if a file is not the one that a plan was made with."""
     if promised is not None and promised != came:
         raise InputError(
-            f"{path}: sha256 {came[:16]}..., the plan names {promised[:16]}...; it has changed "
-            "since, take the sha256 out of the plan to use it as it is"
+            f"{path}: checksum {came[:23]}..., the plan names {promised[:23]}...; it has changed "
+            "since, take the checksum out of the plan to use it as it is"
         )

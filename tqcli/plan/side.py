@@ -86,6 +86,7 @@ class _Segment(NamedTuple):
         return self._replace(stop=middle), rest
 
 
+_FIX = "; fix the dump or pass --nonfinite zero"
 # With a mean, so many values are worked on at a time: enough for two threads, and their float32
 # copy stays in cache between the steps.
 _BATCH_VALUES = 1 << 19
@@ -178,9 +179,7 @@ class SidePlan:
             try:
                 made = self.codecs.encode(vectors, _head_runs(some))
             except VectorError as error:
-                raise self._error(
-                    error, some, "; fix the values or pass --nonfinite zero"
-                ) from error
+                raise self._error(error, some, _FIX) from error
             vanished += self.codecs[0].vanished(vectors, made)
             blocks[at : at + len(made)] = made
             at += len(made)
@@ -330,7 +329,7 @@ class SidePlan:
         try:
             blocks = codec("f16").encode(vectors)
         except VectorError as error:
-            raise self._error(error, kept) from error
+            raise self._error(error, kept, "" if all_finite(vectors) else _FIX) from error
         return blocks.reshape(len(vectors), -1).view(np.float16)
 
     def _error(self, error: VectorError, segments: list[_Segment], todo: str = "") -> InputError:

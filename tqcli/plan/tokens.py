@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -166,6 +167,7 @@ class Turns:
 
     def __init__(self, tokens: Tokens, rope: Rope | None) -> None:
         self._tokens, self._rope = tokens, rope
+        self._lock = threading.Lock()  # several layers are worked on at once
         self._tiles: OrderedDict[tuple[int, int], Turn] = OrderedDict()
         pairs = 0 if rope is None else rope.rotary_dims // 2
         self._room = max(MAX_BYTES // max(2 * 4 * TILE * pairs, 1), 1)
@@ -183,12 +185,13 @@ class Turns:
 
     def _tile(self, row: int, number: int) -> Turn:
         key = row, number
-        if key not in self._tiles:
-            self._tiles[key] = self._make(row, slice(number * TILE, (number + 1) * TILE))
-            if len(self._tiles) > self._room:
-                self._tiles.popitem(last=False)
-        self._tiles.move_to_end(key)
-        return self._tiles[key]
+        with self._lock:
+            if key not in self._tiles:
+                self._tiles[key] = self._make(row, slice(number * TILE, (number + 1) * TILE))
+                if len(self._tiles) > self._room:
+                    self._tiles.popitem(last=False)
+            self._tiles.move_to_end(key)
+            return self._tiles[key]
 
     def _make(self, row: int, some: slice) -> Turn:
         positions = self._tokens.positions

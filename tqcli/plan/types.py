@@ -114,7 +114,7 @@ class SideType:
 
     def identity(self) -> list[Any]:
         """JSON values that differ whenever the stored bytes may."""
-        return [str(self), self.codebook and self.codebook.sha256]
+        return [str(self), self.codebook and self.codebook.checksum]
 
 
 def parse_type(text: str, side: Side, codebook: Book | None = None) -> SideType:
