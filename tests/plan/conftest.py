@@ -11,7 +11,7 @@ import pytest
 
 from tqcli.kv.container import ContainerWriter
 from tqcli.kv.dump import dump_record
-from tqcli.rope import Rope, apply_rope
+from tqcli.rope import UNKNOWN_ROPE, Rope, apply_rope
 
 INV_FREQ = tuple((1e4 ** -(np.arange(32) / 32)).astype(np.float32).tolist())
 ROPE = Rope("default", INV_FREQ, theta=1e4)
@@ -54,7 +54,7 @@ def make_dump(tmp_path: Path) -> Callable[..., Path]:
         **changed: Any,
     ) -> Path:
         rng = np.random.default_rng(seed)
-        total = sum(lengths)
+        total, turned_by = sum(lengths), ROPE if rope.kind == UNKNOWN_ROPE else rope
         ids = [np.random.default_rng(seed * 100 + n).integers(0, 999, n) for n in lengths]
         positions = [np.arange(n) for n in lengths]
         tensors: dict[str, np.ndarray] = {
@@ -63,7 +63,7 @@ def make_dump(tmp_path: Path) -> Callable[..., Path]:
         }
         for layer in range(LAYERS):
             place = f"layers.{layer}"
-            tensors[f"{place}.k"] = keys(lengths, seed * 10 + layer, rope).astype(dtype)
+            tensors[f"{place}.k"] = keys(lengths, seed * 10 + layer, turned_by).astype(dtype)
             tensors[f"{place}.v"] = rng.standard_normal((1, HEADS, total, DIM)).astype(dtype)
             if queries:
                 q = rng.standard_normal((1, 2 * HEADS, total, DIM)).astype(dtype)
