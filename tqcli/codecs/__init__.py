@@ -16,7 +16,7 @@ from tqcli.errors import InputError, UsageError
 
 _FAMILIES: tuple[tuple[Mapping[str, Any], Callable[[str], Codec]], ...] = (
     (plain.DTYPES, plain.PlainCodec),
-    (ggml.QTYPES, ggml.GgmlCodec),
+    (ggml.BLOCK_BYTES, ggml.GgmlCodec),
     (turbo.SPECS, turbo.TurboCodec),
     (qjl.SPECS, qjl.QjlCodec),
 )
@@ -68,7 +68,7 @@ def codec(
         if name in names:
             return make(name)
     rotated = _ROTATED.fullmatch(name)
-    if rotated and rotated["base"] in ggml.QTYPES:
+    if rotated and rotated["base"] in ggml.BLOCK_BYTES:
         base = ggml.GgmlCodec(rotated["base"])
         if rotated["size"]:
             return ggml.RotatedCodec(base, int(rotated["size"]))
@@ -77,7 +77,7 @@ def codec(
         return ggml.RotatedCodec(base, ggml.rotation_size(side, head_dim))
     raise UsageError(
         f"unknown cache type {name!r}; known: {', '.join(codec_ids())}; "
-        f"{', '.join(ggml.QTYPES)} also with +rot"
+        f"{', '.join(ggml.BLOCK_BYTES)} also with +rot"
     )
 
 
