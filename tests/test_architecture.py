@@ -21,12 +21,12 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"commands", "errors", "kernels", "__init__"},
     "commands": {
         "pipeline", "model", "sources", "report", "kv", "codecs", "codebook", "kernels",
-        "progress", "errors",
+        "progress", "errors", "blas",
     },
     "__init__": {"pipeline", "kv", "codecs", "version"},
     "pipeline": {
         "sources", "report", "kv", "metrics", "codecs", "codebook", "kernels", "rotation",
-        "jsonfile", "errors", "version",
+        "jsonfile", "errors", "version", "blas",
     },
     "model": {"sources", "kv", "codecs", "codebook", "jsonfile", "errors"},
     "sources": {"kv", "codecs", "rotation", "rope", "errors"},
@@ -41,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "jsonfile": {"errors"},
     "progress": set(),
     "errors": set(),
+    "blas": set(),
     "version": set(),
 }  # fmt: skip
 # Packages that have one place.

@@ -61,12 +61,12 @@ def compare(
 
     Example: tq compare kv.safetensors -t turbo3 -t q8_0/turbo3 -t turbo4@2026-03
     """
+    common.use_threads(threads, model=model is not None)
     from tqcli.pipeline.judge import parse_queries
     from tqcli.report.gate import apply_gates, parse_gate
     from tqcli.report.result import Report
     from tqcli.report.views import compare_columns, explain_comparison, explain_ranks
 
-    common.use_threads(threads)
     gates = [parse_gate(text) for text in fail_if or []]
     paths, ranks = inputs or [], []
     options = parse_queries(queries)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcli import blas
 from tqcli.kernels import choose
 from tqcli.kv.dump import Dump
 from tqcli.metrics.attention import attend
@@ -113,8 +114,11 @@ def _attend(
 
 
 def run(jobs: Iterator[Job]) -> Iterator[tuple[int, int, list[AttentionStats]]]:
-    """Results in the order of the jobs, with no more of them waiting than there are threads."""
-    count = choose.threads()
+    """Results in the order of the jobs, with no more of them waiting than there are threads.
+
+    Jobs take turns where BLAS has threads of its own.
+    """
+    count = 1 if blas.is_threaded() else choose.threads()
     if count == 1:
         for index, first, work in jobs:
             yield index, first, work()
