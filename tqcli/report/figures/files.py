@@ -18,7 +18,6 @@ FIGURES = (
                reports=("inspect", "dump", "calibrate")),
         Figure("head_dim_v", "the same of V, in models", "values", "≥ 1", "d", 4,
                reports=("inspect",)),
-        Figure("shape", "axes of a tensor that is not K, V or Q", rank=4, reports=("inspect",)),
         Figure("bytes", "size of the tensor in the file", "bytes", "≥ 0", BYTES, 1, adds=True),
         Figure("digest", "hash of the tensor's bytes, or of a codebook's numbers", rank=6,
                reports=("inspect",)),
