@@ -95,7 +95,7 @@ def test_modifiers_in_any_order(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "turbo9", "turbo3+rot", "turbo3+centre", "canary", "+center"])
 def test_unknown_types(text: str) -> None:
     """Refused before a file is opened, with what is known."""
-    with pytest.raises(UsageError, match=r"turbo3.*\+center"):
+    with pytest.raises(UsageError, match=r"tq types.*\+center"):
         parse_type(text, "k")
 
 

@@ -31,6 +31,9 @@ def calibrate(
     force: common.Force = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Collect the mean of K before RoPE and the power of the queries from dumps of a model.
@@ -50,6 +53,7 @@ def calibrate(
     from tqcli.report.result import Report
     from tqcli.report.views import CALIBRATE
 
+    shown = common.output_of("calibrate", format, json, wide=wide, columns=columns, every=every)
     if not inputs and from_bias is None:
         raise UsageError("nothing to calibrate on: give dumps, or --from-bias MODEL")
     require_new(output, force=force)
@@ -80,4 +84,4 @@ def calibrate(
         command=common.command_line(),
         extra={"output": str(output)},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

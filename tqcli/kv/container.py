@@ -50,6 +50,10 @@ class Stored:
     entry: Entry
     record: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        """``<stored layers.3.k: float16 (1, 2, 256, 128)>``."""
+        return f"<stored {self.entry.name}: {self.entry.dtype.name} {self.entry.shape}>"
+
     @property
     def digest(self) -> str | None:
         """The checksum of the data that the metadata promises, if it does."""

@@ -206,5 +206,5 @@ def _row(made: Calibration, layer: int) -> dict[str, Any]:
         "residual": made.residual(layer),
         "mean_norm": float(np.sqrt((mean * mean).sum(axis=1).mean())),
         "query_texts": made.with_queries if Q_POWER in shapes else 0,
-        "output_gram": GRAM in shapes,
+        "output_gram": int(GRAM in shapes),
     }
