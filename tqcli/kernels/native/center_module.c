@@ -21,6 +21,7 @@ static int fail(const char *why) {
 /* Whether buffer `at` holds rows x columns items of `size` bytes. */
 static int holds(const call *c, int at, size_t rows, size_t columns, size_t size) {
     const size_t bytes = (size_t)c->buffers[at].len, row = columns * size;
+    if ((uintptr_t)c->buffers[at].buf % size) return fail("an array is not aligned");
     if (row ? bytes % row == 0 && bytes / row == rows : bytes == 0) return 0;
     return fail("lengths of rows, tables and sums do not agree");
 }
@@ -32,7 +33,7 @@ static int check(call *c, Py_ssize_t dim, Py_ssize_t pairs, size_t size) {
     if (!kernel) return -1;
     c->ops = tq_center_of(kernel);
     if (c->type < TQ_F32 || c->type > TQ_BF16) return fail("no such float type");
-    if (dim < 1 || dim > TQ_MAX_TURN || pairs < 0 || 2 * pairs > dim)
+    if (dim < 1 || dim > TQ_MAX_TURN || pairs < 0 || pairs > dim / 2)
         return fail("a row has 1 to 1024 values and at most half as many pairs");
     t->dim = (size_t)dim;
     t->pairs = (size_t)pairs;
