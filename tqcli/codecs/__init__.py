@@ -17,7 +17,7 @@ from tqcli.words import suggest
 
 _FAMILIES: tuple[tuple[Mapping[str, Any], Callable[[str], Codec]], ...] = (
     (plain.DTYPES, plain.PlainCodec),
-    (ggml.QTYPES, ggml.GgmlCodec),
+    (ggml.BLOCK_BYTES, ggml.GgmlCodec),
     (turbo.SPECS, turbo.TurboCodec),
     (qjl.SPECS, qjl.QjlCodec),
 )
@@ -74,14 +74,14 @@ def codec(
         if name in names:
             return make(name)
     rotated = _ROTATED.fullmatch(name)
-    if rotated and rotated["base"] in ggml.QTYPES:
+    if rotated and rotated["base"] in ggml.BLOCK_BYTES:
         base = ggml.GgmlCodec(rotated["base"])
         if rotated["size"]:
             return ggml.RotatedCodec(base, int(rotated["size"]))
         if side is None or head_dim is None:
             raise UsageError(f"{name}: give the size, as in {name}128, or the side and head_dim")
         return ggml.RotatedCodec(base, ggml.rotation_size(side, head_dim))
-    known = [*codec_ids(), *(f"{base}+rot" for base in ggml.QTYPES)]
+    known = [*codec_ids(), *(f"{base}+rot" for base in ggml.BLOCK_BYTES)]
     raise UsageError(f"unknown cache type {name!r}{suggest(name, known, 'tq types')}")
 
 

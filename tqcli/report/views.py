@@ -45,6 +45,15 @@ TYPES: Keys = (
     "type", "values_per_block", "block_bytes", "bits_64", "bits_80", "bits_128", "bits_256",
 )  # fmt: skip
 FIGURES: Keys = ("figure", "unit", "range", "formula", "source", "reports")
+CALIBRATE: Keys = (
+    "layer",
+    "num_kv_heads",
+    "head_dim",
+    "rope",
+    "mean_norm",
+    "residual",
+    "query_texts",
+)
 
 # Beyond these a common offset hides the error of K from cosine and from plain nmse.
 _HIDDEN, _LARGE = 3.0, 0.5
