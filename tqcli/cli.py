@@ -11,11 +11,13 @@ from typer.exceptions import TyperException
 
 from tqcli.commands.bench import bench
 from tqcli.commands.compare import compare
+from tqcli.commands.convert import convert
 from tqcli.commands.dump import dump
 from tqcli.commands.evaluate import evaluate
 from tqcli.commands.fit_codebook import fit_codebook
 from tqcli.commands.inspect import inspect
 from tqcli.commands.quantize import quantize
+from tqcli.commands.restore import restore
 from tqcli.commands.score import score
 from tqcli.commands.types import types
 from tqcli.commands.unpack import unpack
@@ -41,6 +43,8 @@ for command in (
     compare,
     score,
     inspect,
+    restore,
+    convert,
     types,
     bench,
 ):

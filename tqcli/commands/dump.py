@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tqcli.commands import common, dump_sources
+from tqcli.commands import common, dump_sources, save_files
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def dump(
     ] = None,
     rotation: Annotated[
         str | None,
-        typer.Option(help="auto (default), none or the Hadamard size.", rich_help_panel=_SAVE),
+        typer.Option(help=save_files.ROTATION_HELP, rich_help_panel=_SAVE),
     ] = None,
     packed: Annotated[
         bool,

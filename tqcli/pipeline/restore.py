@@ -13,6 +13,7 @@ from tqcli.kv.dump import Dump
 from tqcli.pipeline.pieces import Progress, no_progress
 from tqcli.sources.base import Named, Source, SourceInfo, TensorSpec
 from tqcli.sources.llamacpp.contents import contents_of
+from tqcli.sources.llamacpp.gguf_header import read_header
 from tqcli.sources.llamacpp.target import Target, plan_target
 from tqcli.sources.llamacpp.wish import Wish
 from tqcli.sources.llamacpp.write import SaveFileWriter
@@ -116,3 +117,33 @@ def restore(
                 }
             )
     return target, rows
+
+
+def arch_of_model(
+    model: str | os.PathLike[str],
+    source: Source,
+    where: str | os.PathLike[str],
+    arch: str | None = None,
+) -> str:
+    """Architecture of the GGUF that will load the file.
+
+    Raises
+    ------
+    InputError
+        The tensors come from another model.
+    """
+    header, info = read_header(model), source.describe()
+    known = info.provenance.get("config_sha256")
+    if "envelope" in info.provenance and known not in (None, header.config_sha256):
+        raise InputError(
+            f"{os.fspath(where)}: comes from {info.provenance.get('model')}; {os.fspath(model)} is "
+            f"{header.name} with other metadata"
+        )
+    layers = {spec.name.split(".")[1] for spec in info.tensors if spec.name.endswith(".k")}
+    if len(layers) != sum(heads > 0 for heads in header.kv_heads):
+        raise InputError(
+            f"{os.fspath(where)}: {len(layers)} layers; {header.name} has {header.layers}"
+        )
+    if arch not in (None, header.arch):
+        raise InputError(f"--arch {arch}: {os.fspath(model)} is a {header.arch} model")
+    return header.arch

@@ -105,6 +105,13 @@ INSPECT = (
     Column("levels", "levels"),
 )
 
+ACCEPTED = (
+    Column("name", "check"),
+    Column("file", "file"),
+    Column("server", "server"),
+    Column("refusal", "refused because"),
+)
+
 # Where the error left in K after centring comes near what there is to see, nothing is left.
 DESTROYED = 0.5
 # An error that centring enlarges this much is hidden from cosine by a common offset.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tqcli.codecs import codec
@@ -70,10 +71,7 @@ class Planner:
         rows, where = self.rows(side, index), self.where(side, layer)
         shape = self.model.shape(self.save, index, layer)
         if shape is None:
-            raise UsageError(
-                f"{self.save.path}: does not say how many heads there are; "
-                "give --model FILE.gguf, or --heads and --head-dim"
-            )
+            raise unknown_heads(self.save.path)
         heads, head_dim = shape.heads, shape.head_dim(side)
         if rows.columns:
             self._check_transposed(rows, heads * head_dim, where)
@@ -131,3 +129,11 @@ class Planner:
                 f"say which: --rotation none or --rotation default ({size}), or --fork",
             )
         return size
+
+
+def unknown_heads(path: Path) -> UsageError:
+    """The error for a save file of which nothing says how many heads there are."""
+    return UsageError(
+        f"{path}: does not say how many heads there are; give --model FILE.gguf, or --heads and "
+        "--head-dim"
+    )

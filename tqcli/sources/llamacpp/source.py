@@ -19,7 +19,7 @@ from tqcli.sources.llamacpp.gguf_header import read_header
 from tqcli.sources.llamacpp.model import Model, plain_values
 from tqcli.sources.llamacpp.parse import read_layout
 from tqcli.sources.llamacpp.parts import batch_shape, parts_of
-from tqcli.sources.llamacpp.plan import Planner, Rotation
+from tqcli.sources.llamacpp.plan import Planner, Rotation, unknown_heads
 from tqcli.sources.llamacpp.rows import Plan, read_rows
 from tqcli.sources.llamacpp.types import TypeRules
 
@@ -83,6 +83,16 @@ class LlamaCppSource:
         self._planner = Planner(self._save, facts, facts.arch_of(self._save), rules, rotation)
         self._parts = parts_of(self._save, sequence)
         self._layers = facts.layers(self._save) if self._parts else []
+
+    def require_heads(self) -> None:
+        """Refuse to go on where nothing says how many heads there are.
+
+        Raises
+        ------
+        UsageError
+        """
+        if self._planner.model.is_open:
+            raise unknown_heads(self._save.path)
 
     def describe(self) -> SourceInfo:
         """Tensors, provenance and oddities; the rows are not read.
