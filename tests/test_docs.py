@@ -21,7 +21,14 @@ import tqcli
 from tqcli.cli import app
 
 ROOT: Any = get_command(app)
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/format.md", "docs/python.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/format.md",
+    "docs/python.md",
+    "docs/stored-caches.md",
+)
 
 
 def script(path: Path) -> ModuleType:

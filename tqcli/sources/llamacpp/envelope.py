@@ -140,6 +140,10 @@ class _Reading:
         ids, media = unpack_tokens(words, self.error) if kind == "sequence" else (words, 0)
         extra = self.one_of("cell_extra", CELL_EXTRAS)
         count = self.number("stream_count", self.record.get("stream_count"), 1, MAX_SEQUENCES)
+        v_trans = self.one_of("v_transposed", (False, True))
+        k, v = self.layers("k", False), self.layers("v", v_trans)
+        if len(k) != len(v):
+            self.fail("v", f"{len(k)} layers are expected")
         return SaveFile(
             path=self.path,
             kind=kind,
@@ -151,10 +155,10 @@ class _Reading:
             cell_extra=extra,
             stream_count=count,
             streams=self.streams(count, extra, tokens),
-            v_trans=self.one_of("v_transposed", (False, True)),
+            v_trans=v_trans,
             rotation=self.rotation(version >= RECORDS_ROTATION[kind]),
-            k=self.layers("k", False),
-            v=self.layers("v", self.record["v_transposed"]),
+            k=k,
+            v=v,
         )
 
     def error(self, came: str, legal: str) -> InputError:

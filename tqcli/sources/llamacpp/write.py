@@ -96,9 +96,12 @@ class SaveFileWriter:
         """
         target, where = self._target, f"{self.path}: layer {index} {side}"
         plan = target.plans[side][index]
-        shape = (*target.batch_shape, plan.heads, plan.head_dim)
-        if values.shape != (shape[0], plan.heads, shape[1], plan.head_dim):
-            raise InputError(f"{where}: {values.shape}; {shape} as batch, tokens, heads, head_dim")
+        batch, tokens = target.batch_shape
+        if values.shape != (batch, plan.heads, tokens, plan.head_dim):
+            raise InputError(
+                f"{where}: {values.shape}; {(batch, plan.heads, tokens, plan.head_dim)} was "
+                "announced"
+            )
         if (side, index) not in self._left:
             raise InputError(f"{where}: comes twice")
         self._left.remove((side, index))
