@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -106,12 +106,23 @@ def running(gguf: Path) -> Iterator[Engines]:
     made.close()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Base:
-    """What the engine with a plain f16 cache saved."""
+    """What the engine with a plain f16 cache saved, and what tq made of it."""
 
     tokens: list[int]
     slot: Path
+    candidates: list[Path] = field(default_factory=list)
+
+    def converted(self, convert: Callable[..., None], gguf: Path) -> list[Path]:
+        """The slot in every type, with and without flash attention; converted once."""
+        if not self.candidates:
+            for k, v, flash in TYPES:
+                path = self.slot.with_name(f"{k}-{v}-{flash}.bin")
+                types = ("-ctk", k, "-ctv", v, "-fa", "on" if flash else "off")
+                convert(self.slot, path, *types, "--to-rotation", "default", "--model", gguf)
+                self.candidates.append(path)
+        return self.candidates
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from conftest import (
     HOME,
     NEW_TOKENS,
     SLOTS,
-    TYPES,
+    TEXT,
     Case,
     home_of,
     read_prompt,
@@ -105,27 +105,12 @@ def test_a_f16_slot_is_converted(case: Case, gguf: Path, tq: Run, tmp_path: Path
     fine(tq("inspect", like, "--for", case.slot, *model))
 
 
-def test_inspect_for_says_what_the_engine_says(
-    case: Case, gguf: Path, tq: Run, tmp_path: Path
-) -> None:
+def test_inspect_for_says_what_the_engine_says(case: Case, gguf: Path, tq: Run) -> None:
     """Files of all types, accepted or refused: verdict and reason are the engine's own."""
     probe = read_layout(case.slot)
     n_vocab = read_header(gguf).vocab
     files = [case.base.slot, *COMMITTED.glob("*-session.bin"), *COMMITTED.glob("*-seq.bin")]
-    for k, v, flash in TYPES:
-        path = tmp_path / f"{k}-{v}-{flash}.bin"
-        options = (
-            "-ctk",
-            k,
-            "-ctv",
-            v,
-            "-fa",
-            "on" if flash else "off",
-            "--to-rotation",
-            "default",
-        )
-        fine(tq("convert", case.base.slot, "-o", path, "--model", gguf, *options))
-        files.append(path)
+    files += case.base.converted(lambda a, b, *more: fine(tq("convert", a, "-o", b, *more)), gguf)
     verdicts = set()
     for number, path in enumerate(files):
         refusals = [check.refusal for check in checks(read_layout(path), probe, n_vocab=n_vocab)]
@@ -177,8 +162,8 @@ def test_what_only_the_server_knows(gguf: Path, tq: Run, tmp_path: Path) -> None
     """A context that is too small, tokens that the model does not have: said, and so it is."""
     home = home_of("debian")
     with engines.Server(home, gguf, tmp_path, engines.Config()) as server:
-        tokens = server.tokenize("Nine weeks until the brood had flown, and nothing for waiting.")
-        server.go_on(tokens * 8, 0)
+        tokens = server.tokenize(TEXT)
+        server.go_on(tokens + tokens[:40], 0)
         saved = server.save("saved.bin")
         require_known(saved, "debian")
         server.erase()
@@ -190,7 +175,8 @@ def test_what_only_the_server_knows(gguf: Path, tq: Run, tmp_path: Path) -> None
     result = tq("inspect", tmp_path / "alien.bin", "--for", saved, "--model", gguf)
     assert result.code == 1
     assert "Invalid tokens in slot save file" in result.err
-    small = engines.CONTEXT // 16
+    small = 256  # the smallest; asked for less, the server takes this
+    assert len(tokens) + 40 > small
     with engines.Server(home, gguf, tmp_path, engines.Config(), ctx=small) as server:
         server.go_on(tokens[:4], 0)
         probe = server.save("probe.bin")

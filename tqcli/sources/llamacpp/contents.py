@@ -95,6 +95,9 @@ def contents_of(
     record = source.get("envelope")
     envelope = None if record is None else from_json(record, where, batch * seq_len)
     if envelope is None:
+        if layers != tuple(range(len(layers))):
+            missing = min(set(range(layers[-1])) - set(layers))
+            raise input_error(where, f"no layers.{missing}", "a cache has all layers")
         streams: tuple[Stream, ...] = (_cells(where, batch, seq_len, extras.get("positions")),)
     else:
         streams = envelope.streams
