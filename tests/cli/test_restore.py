@@ -99,7 +99,7 @@ def test_for_a_probe(slots: Path, tmp_path: Path, tq: Run) -> None:
     assert result.err.endswith("refuses it: mismatched key type (8 != 1, layer 0)\n")
     report = json.loads(result.out)
     assert report["accepted"] is False
-    refused = {row["name"]: row["refusal"] for row in report["rows"] if row["refusal"]}
+    refused = {row["check"]: row["refusal"] for row in report["rows"] if row["refusal"]}
     assert refused["value type of layer 0"] == "mismatched value type (8 != 1, layer 0)"
 
 

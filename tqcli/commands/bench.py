@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tqcli.blas import use_one_thread
 from tqcli.commands import common
 from tqcli.errors import UsageError
 
@@ -32,6 +33,8 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeats", help="Runs to take the median of.")] = 7,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Time every operation of every kernel beside memcpy of the same array.
@@ -41,6 +44,7 @@ def bench(
 
     Example: tq bench --operation encode --operation decode --threads 1 --threads 2
     """
+    use_one_thread()  # the products of the NumPy kernel count as well
     from tqcli.codecs import codec
     from tqcli.codecs.turbo import TurboCodec
     from tqcli.kernels.measure import OPERATIONS, measure
@@ -48,6 +52,7 @@ def bench(
     from tqcli.report.result import Report
     from tqcli.report.views import BENCH
 
+    shown = common.output_of("bench", format, json, wide=wide, columns=columns)
     made = codec(cache_type)
     if not isinstance(made, TurboCodec):
         raise UsageError(f"{cache_type}: has no native kernels; the turbo types have")
@@ -70,4 +75,4 @@ def bench(
         command=common.command_line(),
         extra={"vectors": vectors, "repeats": repeats},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

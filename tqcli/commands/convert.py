@@ -62,6 +62,9 @@ def convert(
     force: common.Force = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Convert a llama.cpp save file into another cache type or version.
@@ -76,6 +79,7 @@ def convert(
     from tqcli.pipeline.restore import restore as run
     from tqcli.progress import progress_bytes
 
+    shown = common.output_of("convert", format, json, wide=wide, columns=columns, every=every)
     given: dump_sources.Given = {
         "--model": model, "--heads": heads, "--head-dim": head_dim, "--head-dim-v": head_dim_v,
         "--arch": arch, "--seq": sequence, "--fork": fork, "--layout": layout,
@@ -91,4 +95,4 @@ def convert(
         require_distinct(path, output)
     with progress_bytes(total_bytes(source.describe()), "convert", quiet=quiet) as progress:
         target, rows = run(source, slot, output, wish, force=force, progress=progress)
-    common.emit(save_files.written(slot, output, target, rows), format, json=json)
+    shown.emit(save_files.written("convert", slot, output, target, rows))

@@ -48,6 +48,9 @@ def inspect(
     axes: Annotated[str | None, typer.Option(help="Arrays: their axes.")] = None,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Say what a file holds, from its header alone.
@@ -58,9 +61,11 @@ def inspect(
     """
     from tqcli.pipeline.inspect import inspect_path, is_container
     from tqcli.progress import progress_bytes
+    from tqcli.report.brief import alike
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
 
+    shown = common.output_of("inspect", format, json, wide=wide, columns=columns, every=every)
     if probe is not None:
         others: dump_sources.Given = {
             "--verify": verify, "--heads": heads, "--head-dim": head_dim, "--preset": preset,
@@ -68,9 +73,7 @@ def inspect(
         }  # fmt: skip
         known = {"--for": probe, "--model": model, "--fork": fork, "-c": ctx_size}
         dump_sources.refuse_others("save file with --for", known, [others])
-        inspect_for(
-            path, probe, model=model, ctx_size=ctx_size, fork=fork, format=format, json=json
-        )
+        inspect_for(path, probe, shown, model=model, ctx_size=ctx_size, fork=fork)
         return
     if ctx_size is not None:
         raise UsageError("--ctx-size: means nothing without --for")
@@ -98,8 +101,9 @@ def inspect(
         inputs=[{"path": str(path)}],
         command=common.command_line(),
         extra={"kind": found.kind, "metadata": found.metadata},
+        brief=alike(found.rows),
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
 
 
 def _source(

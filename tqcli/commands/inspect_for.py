@@ -12,12 +12,11 @@ from tqcli.errors import GateError, UsageError
 def inspect_for(
     slot: Path,
     probe: Path,
+    shown: common.Output,
     *,
     model: Path | None,
     ctx_size: int | None,
     fork: str | None,
-    format: str,
-    json: bool,
 ) -> None:
     """Report every check of the loader; exit code 1 if one refuses."""
     from tqcli.report.result import Report
@@ -42,7 +41,7 @@ def inspect_for(
         notes.append("not known here: the vocabulary (give --model)")
     refusals = [check.refusal for check in found if check.refusal]
     report = Report(
-        "tq.inspect-for/1",
+        "tq.inspect/1",
         f"{slot} for the server of {probe}: {'refused' if refusals else 'accepted'}",
         ACCEPTED,
         [asdict(check) for check in found],
@@ -51,6 +50,6 @@ def inspect_for(
         command=common.command_line(),
         extra={"accepted": not refusals},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
     if refusals:
         raise GateError(f"{slot}: the server of {probe} refuses it: {refusals[0]}")

@@ -30,6 +30,9 @@ def restore(
     force: common.Force = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Write a dump back into a llama.cpp save file.
@@ -45,6 +48,7 @@ def restore(
     from tqcli.pipeline.restore import restore as run
     from tqcli.progress import progress_bytes
 
+    shown = common.output_of("restore", format, json, wide=wide, columns=columns, every=every)
     types = (cache_type_k, cache_type_v)
     wish = save_files.make_wish(like, engine_version, types, flash_attn, fork, layout, rotation)
     with open_dump(dump) as opened:
@@ -57,4 +61,4 @@ def restore(
             target, rows = run(
                 source, dump, output, wish, arch=name, force=force, progress=progress
             )
-    common.emit(save_files.written(dump, output, target, rows), format, json=json)
+    shown.emit(save_files.written("restore", dump, output, target, rows))

@@ -71,9 +71,12 @@ def parse_rotation(text: str) -> Rotation:
     return int(text)
 
 
-def written(source: Path, output: Path, target: Target, rows: list[dict[str, Any]]) -> Report:
+def written(
+    command: str, source: Path, output: Path, target: Target, rows: list[dict[str, Any]]
+) -> Report:
     """What `tq restore` and `tq convert` report."""
     from tqcli.commands import common
+    from tqcli.report.brief import alike
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
 
@@ -85,7 +88,7 @@ def written(source: Path, output: Path, target: Target, rows: list[dict[str, Any
         f"Hadamard of K {k or 'none'}, of V {v or 'none'}"
     ]
     return Report(
-        "tq.restore/1",
+        f"tq.{command}/1",
         f"{source} -> {output}",
         INSPECT,
         rows,
@@ -93,4 +96,5 @@ def written(source: Path, output: Path, target: Target, rows: list[dict[str, Any
         inputs=[{"path": str(source)}],
         command=common.command_line(),
         extra={"output": str(output), "file": said},
+        brief=alike(rows),
     )

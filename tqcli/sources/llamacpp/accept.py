@@ -31,14 +31,15 @@ class Check:
 
     Parameters
     ----------
-    name : str
+    check : str
+        What is compared.
     file, server : str
         What the file has and what the server expects; the latter is empty where nobody said.
     refusal : str
         The loader's message, empty if the check passes.
     """
 
-    name: str
+    check: str
     file: str
     server: str
     refusal: str = ""

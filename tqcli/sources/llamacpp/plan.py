@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tqcli.codecs import codec
-from tqcli.codecs.ggml import QTYPES, rotation_size
+from tqcli.codecs.ggml import BLOCK_BYTES, rotation_size
 from tqcli.errors import UsageError, input_error
 from tqcli.sources.llamacpp.archs import INTERLEAVED
 from tqcli.sources.llamacpp.file import Rows, SaveFile, Side
@@ -114,7 +114,7 @@ class Planner:
             return 0
         if isinstance(self.rotation, int):
             return self.rotation
-        if head_dim % MIN_ROTATION or kind not in QTYPES:
+        if head_dim % MIN_ROTATION or kind not in BLOCK_BYTES:
             return 0
         size = rotation_size(side, head_dim)
         if self.rotation == "default":

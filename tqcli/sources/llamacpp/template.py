@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqcli.codecs import Codec, codec
-from tqcli.codecs.ggml import QTYPES, rotation_size
+from tqcli.codecs.ggml import BLOCK_BYTES, rotation_size
 from tqcli.errors import UsageError, input_error
 from tqcli.sources.llamacpp.contents import Contents
 from tqcli.sources.llamacpp.file import Rows, SaveFile, Side
@@ -79,7 +79,9 @@ def template_of(contents: Contents, source: Mapping[str, Any], wish: Wish) -> Te
             )
         made = Template(probe, wish.rules, wish.rotation, contents.shapes)
         unsaid = wish.rotation == "auto" and not probe.records_rotation
-        if unsaid and any(made.rules.name(rows.type) in QTYPES for rows in (*probe.k, *probe.v)):
+        if unsaid and any(
+            made.rules.name(rows.type) in BLOCK_BYTES for rows in (*probe.k, *probe.v)
+        ):
             raise _unsaid(str(probe.path), probe.version)
         return made
     if contents.envelope is None:
@@ -117,7 +119,7 @@ def rotation_wanted(
     UsageError
         Files of this version do not record it, and nobody says it.
     """
-    if all(each.id not in QTYPES for each in codecs) or wish.rotation == "none":
+    if all(each.id not in BLOCK_BYTES for each in codecs) or wish.rotation == "none":
         return 0
     if isinstance(wish.rotation, int):
         return wish.rotation
