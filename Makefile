@@ -60,7 +60,7 @@ asan: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=$(BIN)/python tests/kernels/sanitize.sh
 
 fuzz-containers: $(VENV)/.dev
-	$(BIN)/python -P tests/fuzz/fuzz_containers.py --minutes 10
+	$(BIN)/python tests/fuzz/fuzz_containers.py --minutes 10
 
 # A wheel for every CPython from 3.11 on, audited, and tested away from the checkout.
 WHEEL := build/wheel

@@ -17,7 +17,8 @@ HEAD = """# Command reference
 Generated from the help texts by `docs/generate.py`; edit those.
 
 Results go to stdout, progress and notes to stderr. Exit codes: 0 fine, 1 a gate (`--fail-if`)
-failed, 2 usage, 3 bad input (file or values), 130 interrupted.
+failed, 2 usage, 3 bad input (file or values), 130 interrupted
+(Ctrl-C), 143 terminated.
 """
 
 

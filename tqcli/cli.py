@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -71,11 +75,13 @@ def options(
 def main() -> None:
     """Run ``tq``; errors end in one line on stderr and an exit code.
 
-    0 fine, 1 a gate failed, 2 usage, 3 bad input, 130 interrupted.
+    0 fine, 1 a gate failed, 2 usage, 3 bad input, 130 interrupted; 129 and 143 hung up and
+    terminated, as shells count.
     """
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with _unwinding():
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
     except TqError as error:
         code = _fail(error, error.exit_code)
     except TyperException as error:
@@ -89,6 +95,30 @@ def main() -> None:
     except (OSError, MemoryError) as error:
         code = _fail(error, INPUT)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: temporary files are removed."""
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # what cleans up is not to be interrupted again
+        raise SystemExit(128 + number)
+
+    # Only where nobody decided otherwise: nohup ignores SIGHUP.
+    before = {
+        number: signal.SIG_DFL
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is signal.SIG_DFL
+    }
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _usage_text(error: TyperException) -> str:

@@ -137,7 +137,7 @@ def test_saved_reports_side_by_side(tq: Run, kv: Path, tmp_path: Path) -> None:
     assert [r["name"].split(":")[0] for r in both["rows"]] == ["a", "a", "b", "b"]
     for name in ("side", "cosine_mean", "cosine_p1", "nmse", "bits_per_value", "centred_nmse"):
         assert [r[name] for r in both["rows"]] == [r[name] for r in live["rows"]]
-    assert both["inputs"][0]["sha256"] == live["inputs"][0]["sha256"]
+    assert both["inputs"][0]["fingerprint"] == live["inputs"][0]["fingerprint"]
 
 
 def test_reports_of_other_dumps(tq: Run, kv: Path, smollm: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_verify_finds_one_flipped_bit(tq: Run, packed: Path) -> None:
     assert tq("inspect", packed).code == 0
     result = tq("inspect", packed, "--verify")
     assert (result.code, result.out) == (3, "")
-    assert "sha256" in result.err
+    assert "checksum" in result.err
 
 
 def test_types_lists_every_codec(tq: Run) -> None:

@@ -268,7 +268,7 @@ def test_json(case: str, tq: Run, kv: Path, tmp_path: Path) -> None:
         assert document["inputs"][0]["path"] == str(kv)
     if case in ("evaluate", "compare", "quantize", "fit-codebook"):
         with tqcli.open_dump(kv) as dump:
-            assert document["inputs"][0]["sha256"] == dump.fingerprint()
+            assert document["inputs"][0]["fingerprint"] == dump.fingerprint()
 
 
 @pytest.mark.parametrize("case", COMMANDS)

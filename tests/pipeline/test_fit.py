@@ -138,7 +138,7 @@ def test_provenance(qwen: Path) -> None:
     """The file says from what, how and how well; equal runs give equal bytes."""
     book, rows = run(qwen, per="layer", bits=2)
     with tqcli.open_dump(qwen) as dump:
-        assert book.provenance["dumps_sha256"] == [dump.fingerprint()]
+        assert book.provenance["dumps"] == [dump.fingerprint()]
     assert book.provenance["options"]["per"] == "layer"
     assert book.provenance["distortion"] == {r["table"]: r["held_out"] for r in rows}
     assert dumps(book) == dumps(run(qwen, per="layer", bits=2)[0])

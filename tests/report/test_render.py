@@ -34,7 +34,7 @@ def report(**changes: Any) -> Report:
         "columns": COLUMNS,
         "rows": ROWS,
         "notes": ["a note with [brackets] and | pipes"],
-        "inputs": [{"path": "x", "sha256": "0"}],
+        "inputs": [{"path": "x", "fingerprint": "blake3:0"}],
         "command": ["tq", "test"],
         "extra": {"output": "y"},
     }

@@ -118,7 +118,7 @@ def _measure(
         total = dump.nbytes * len(pairs)
         with progress_bytes(total, "compare", quiet=quiet) as progress:
             rows = run(dump, [(k, v) for k, v in pairs], progress=progress, **settings)
-        return rows, [{"path": dump.path, "sha256": dump.fingerprint()}]
+        return rows, [{"path": dump.path, "fingerprint": dump.fingerprint()}]
 
 
 def _corpus(chunks: int, context: int) -> Corpus:

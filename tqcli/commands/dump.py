@@ -195,7 +195,7 @@ def dump(
             if packed and isinstance(source, PackedSource):
                 result, rows = write_packed(source, output, progress=progress, **writing)
             else:
-                writing |= {"nonfinite": nonfinite, "resume": resume}
+                writing["nonfinite"] = nonfinite
                 result, rows = write_dump(source, output, progress=progress, **writing)
         if resume:
             dump_sources.remove_work(output)

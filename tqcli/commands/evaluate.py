@@ -70,7 +70,7 @@ def evaluate(
     if candidate is not None and any(option is not None for option in chosen):
         raise UsageError("give a packed cache or types, not both")
     with open_dump(dump) as opened:
-        inputs = [{"path": opened.path, "sha256": opened.fingerprint()}]
+        inputs = [{"path": opened.path, "fingerprint": opened.fingerprint()}]
         with progress_bytes(opened.nbytes, "evaluate", quiet=quiet) as progress:
             settings: Any = {"per_head": per_head, "nonfinite": nonfinite, "progress": progress}
             if candidate is None:

@@ -85,7 +85,7 @@ def fit_codebook(
                     nonfinite=nonfinite,  # type: ignore[arg-type]
                     progress=progress,
                 )
-            inputs = [{"path": d.path, "sha256": d.fingerprint()} for d in opened]
+            inputs = [{"path": d.path, "fingerprint": d.fingerprint()} for d in opened]
     else:
         raise UsageError("nothing to fit: give dumps, or --distribution gaussian")
     write_text(output, to_json(book), force=force)

@@ -53,7 +53,7 @@ def quantize(
                 force=force,
                 progress=progress,
             )
-        inputs = [{"path": opened.path, "sha256": opened.fingerprint()}]
+        inputs = [{"path": opened.path, "fingerprint": opened.fingerprint()}]
     report = Report(
         "tq.quantize/1",
         f"{dump} -> {result}",

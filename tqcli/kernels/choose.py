@@ -10,6 +10,7 @@ from functools import cache
 from itertools import pairwise
 from types import ModuleType
 
+from tqcli import workers
 from tqcli.errors import UsageError
 from tqcli.kernels import reference
 
@@ -96,7 +97,9 @@ def set_threads(count: int | None) -> None:
 
 
 def threads() -> int:
-    """Threads that a call may use when it does not say."""
+    """Threads that a call may use when it does not say; inside a job, the job's share."""
+    if (own := workers.share()) is not None:
+        return own
     return _threads if _threads is not None else _cores()
 
 

@@ -133,7 +133,7 @@ def fit_codebook(
         rows.append(_row(key, split, book, reference))
     provenance = {
         "made_by": f"tq {__version__} fit-codebook",
-        "dumps_sha256": inputs,
+        "dumps": inputs,
         "options": {k: getattr(options, k) for k in FitOptions.__dataclass_fields__},
         "held_out": f"every {HOLDOUT}th token",
         "zeroed_values": cleaner.zeroed,

@@ -15,6 +15,7 @@ from tqcli.kv.dump import dump_record
 from tqcli.kv.packed import Packed, PackedTensor
 from tqcli.pipeline.pieces import Progress, decode_piece, no_progress
 from tqcli.version import __version__
+from tqcli.workers import serial
 
 DumpDomain = Literal["original", "rotated", "codes"]
 
@@ -48,6 +49,7 @@ def unpack(
     str
         The path by which the result is opened.
     """
+    progress = serial(progress)
     specs: list[Spec] = []
     for name in ("token_ids", "positions"):
         if name in packed.stored:
@@ -60,12 +62,14 @@ def unpack(
     for tensor in packed.tensors:
         record["tensors"][tensor.name] = {"decoded_from": [c.config() for c in tensor.codecs]}
     writer = ContainerWriter(path, specs, record, max_shard_bytes=max_shard_bytes, force=force)
-    packed.require_apart((*writer.paths, writer.result))
+    packed.require_apart(writer.replaced)
     with writer:
         for name, _, _ in specs[:copied]:
             writer.write(name, (piece for _, piece in packed.stored[name].pieces()))
-        for tensor in packed.tensors:
-            writer.write(tensor.name, decoded(packed, tensor, domain, dtype, progress))
+        writer.write_all(
+            (tensor.name, decoded(packed, tensor, domain, dtype, progress))
+            for tensor in packed.tensors
+        )
     return writer.result
 
 

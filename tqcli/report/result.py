@@ -57,7 +57,7 @@ class Report:
     notes : sequence of str
         One line each, below the table.
     inputs : list of dict
-        ``path`` and ``sha256`` of what was read.
+        ``path`` and ``fingerprint`` of what was read.
     command : sequence of str
         The command line.
     extra : mapping

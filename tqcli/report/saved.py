@@ -30,7 +30,7 @@ def read_reports(
     for path in paths:
         document = _read(path)
         inputs.append(document["inputs"][0])
-        if inputs[-1].get("sha256") != inputs[0].get("sha256") and not force:
+        if inputs[-1].get("fingerprint") != inputs[0].get("fingerprint") and not force:
             raise InputError(
                 f"{path}: speaks of {inputs[-1].get('path')}, {paths[0]} of "
                 f"{inputs[0].get('path')}, which hold other tensors; compare reports of one dump "
