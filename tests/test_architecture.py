@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "sources": {"kv", "codecs", "rotation", "rope", "errors"},
     "report": {"kernels", "jsonfile", "errors", "version"},
     "kv": {"codecs", "kernels", "workers", "jsonfile", "errors"},
-    "metrics": {"codecs", "rotation"},
+    "metrics": {"codecs", "kernels"},
     "codecs": {"codebook", "kernels", "rotation", "errors"},
     "codebook": {"jsonfile", "errors"},
     "kernels": {"rotation", "workers", "errors"},
