@@ -41,6 +41,9 @@ calls = {
     "errors": (index, f32(5, 128), 0, f32(5, 128), 128, f64(5, 5), f64(2, 128)),
     "moments": (index, f32(5, 128), 0, 128, f32(128), f64(2)),
     "summarize": (f64(5, 5), f64(7), np.zeros(5, np.uint32)),
+    "take_mean": (index, 128, 64, 1, f32(5, 64), f32(5, 64), f32(5, 128), 0, f32(128), f32(5, 128)),
+    "give_mean": (index, 128, 64, 1, f32(5, 64), f32(5, 64), f32(5, 128), 0, f32(128), f32(5, 128)),
+    "sum_keys": (index, 128, 64, 1, f32(5, 64), f32(5, 64), f32(5, 128), 0, f64(128), 0, 64),
 }
 missing = {name for name in dir(choose.native) if name[0] != "_"} - set(calls) - {"kernels"}
 assert not missing, missing

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqcli.errors import InputError
 from tqcli.kv import checksum
 from tqcli.kv.atomic import blamed, reserve, scratch
+from tqcli.kv.flusher import Flusher
 from tqcli.kv.positional import write_at
 from tqcli.kv.tensorfile import DTYPE_NAMES, LENGTH_BYTES
 
@@ -57,6 +58,7 @@ class TensorWriter:
             end += nbytes(spec)
         with ExitStack() as stack:
             self._file, self._name = stack.enter_context(scratch(Path(self.path)))
+            self._flusher = stack.enter_context(Flusher(self._file))
             reserve(self._file, end)
             self._stack = stack.pop_all()
         return self
@@ -103,6 +105,7 @@ class TensorWriter:
                 with blamed(self.path):
                     view = array.reshape(-1).view(np.uint8).data
                     write_at(self._file, view, self._starts[name] + done)
+                    self._flusher.wrote(array.nbytes)
             done += array.nbytes
         if done != size:
             raise InputError(f"{self.path}: {name}: {done} bytes came, {size} were announced")
@@ -119,7 +122,7 @@ class TensorWriter:
         self.header = self._header(self._digests, own)
         with blamed(self.path):
             write_at(self._file, memoryview(self.header), 0)
-            os.fsync(self._file.fileno())
+            self._flusher.finish()
             self._file.close()
         return own
 

@@ -19,6 +19,7 @@ from tqcli.pipeline.cachetype import CacheType
 from tqcli.pipeline.decoded import Source, from_dump, from_packed, from_type
 from tqcli.pipeline.measure import measure
 from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress, no_progress
+from tqcli.words import counted
 from tqcli.workers import run, serial
 
 # The null model draws thousands of vectors whatever the file holds; no model has wider heads.
@@ -60,6 +61,12 @@ class Evaluation:
     head_dims: dict[tuple[int, str], int]
     losses: dict[tuple[int, str], int]
     cleaner: Cleaner
+
+    def __repr__(self) -> str:
+        """``<evaluation of k, v of 4 layers>``."""
+        sides = ", ".join(dict.fromkeys(side for _, side in self.codecs))
+        layers = counted(len({layer for layer, _ in self.codecs}), "layer")
+        return f"<evaluation of {sides} of {layers}>"
 
     def pooled(self, side: str) -> Stats:
         """All layers and heads of one side."""
