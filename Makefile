@@ -60,7 +60,7 @@ asan: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=$(BIN)/python tests/kernels/sanitize.sh
 
 fuzz-containers: $(VENV)/.dev
-	$(BIN)/python -P tests/fuzz/fuzz_containers.py --minutes 10
+	$(BIN)/python tests/fuzz/fuzz_containers.py --minutes 10
 
 # A wheel for every CPython from 3.11 on, audited, and tested away from the checkout.
 WHEEL := build/wheel
@@ -97,6 +97,7 @@ fuzz-sources: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find tqcli tests -name '*.[ch]')
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -33,6 +33,8 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeats", help="Runs to take the median of.")] = 7,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Time every operation of every kernel beside memcpy of the same array.
@@ -50,6 +52,7 @@ def bench(
     from tqcli.report.result import Report
     from tqcli.report.views import BENCH
 
+    shown = common.output_of("bench", format, json, wide=wide, columns=columns)
     made = codec(cache_type)
     if not isinstance(made, TurboCodec):
         raise UsageError(f"{cache_type}: has no native kernels; the turbo types have")
@@ -72,4 +75,4 @@ def bench(
         command=common.command_line(),
         extra={"vectors": vectors, "repeats": repeats},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

@@ -50,6 +50,8 @@ def compare(
     ] = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -63,11 +65,12 @@ def compare(
     """
     common.use_threads(threads, model=model is not None)
     from tqcli.pipeline.judge import parse_queries
-    from tqcli.report.gate import apply_gates, parse_gate
+    from tqcli.report.gate import apply_gates, parse_gates
     from tqcli.report.result import Report
-    from tqcli.report.views import compare_columns, explain_comparison, explain_ranks
+    from tqcli.report.views import COMPARE, explain_comparison, explain_ranks
 
-    gates = [parse_gate(text) for text in fail_if or []]
+    shown = common.output_of("compare", format, json, wide=wide, columns=columns)
+    gates = parse_gates(fail_if, "compare")
     paths, ranks = inputs or [], []
     options = parse_queries(queries)
     if paths and all(_is_report(path) for path in paths):
@@ -90,14 +93,14 @@ def compare(
     report = Report(
         "tq.compare/1",
         " ".join(str(path) for path in [*paths, *([model] if model else [])]),
-        compare_columns(rows),
+        COMPARE,
         rows,
         notes=explain_comparison(rows) + explain_ranks(ranks),
         inputs=used,
         command=common.command_line(),
         extra={"ranks": ranks},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
     apply_gates(gates, rows)
 
 
@@ -118,7 +121,7 @@ def _measure(
         total = dump.nbytes * len(pairs)
         with progress_bytes(total, "compare", quiet=quiet) as progress:
             rows = run(dump, [(k, v) for k, v in pairs], progress=progress, **settings)
-        return rows, [{"path": dump.path, "sha256": dump.fingerprint()}]
+        return rows, [{"path": dump.path, "fingerprint": dump.fingerprint()}]
 
 
 def _corpus(chunks: int, context: int) -> Corpus:
