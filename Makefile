@@ -97,6 +97,7 @@ fuzz-sources: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find tqcli tests -name '*.[ch]')
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

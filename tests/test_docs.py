@@ -21,7 +21,14 @@ import tqcli
 from tqcli.cli import app
 
 ROOT: Any = get_command(app)
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/format.md", "docs/python.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/format.md",
+    "docs/measures.md",
+    "docs/python.md",
+)
 
 
 def script(path: Path) -> ModuleType:
@@ -45,10 +52,11 @@ def parse(line: str) -> str:
     return words[1]
 
 
-def test_command_reference(root: Path) -> None:
-    """docs/cli.md is what docs/generate.py writes: edit the help texts and run `make docs`."""
-    written = (root / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert written == script(root / "docs" / "generate.py").render()
+@pytest.mark.parametrize("page", ["cli.md", "figures.md"])
+def test_generated_pages(page: str, root: Path) -> None:
+    """They are what docs/generate.py writes: edit the help texts or figures, run `make docs`."""
+    written = (root / "docs" / page).read_text(encoding="utf-8")
+    assert written == script(root / "docs" / "generate.py").PAGES[page]()
 
 
 @pytest.mark.parametrize("name", ROOT.commands)
@@ -188,7 +196,7 @@ def test_public_names_come_late() -> None:
     assert set(tqcli._HOME) == set(tqcli.__all__)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/cli.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/cli.md", "docs/figures.md"])
 def test_pages_speak_of_the_project_alone(page: str, root: Path) -> None:
     """No machine, no folder of an author, no trace of how a page was made."""
     text = (root / page).read_text(encoding="utf-8")

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from tqcli.commands.bench import bench
 from tqcli.commands.compare import compare
 from tqcli.commands.dump import dump
 from tqcli.commands.evaluate import evaluate
+from tqcli.commands.figures import figures
 from tqcli.commands.fit_codebook import fit_codebook
 from tqcli.commands.inspect import inspect
 from tqcli.commands.quantize import quantize
@@ -37,19 +39,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="The bench for KV-cache quantization: exact bytes, honest measures, real tensors.",
 )
-for command in (
-    dump,
-    fit_codebook,
-    quantize,
-    unpack,
-    evaluate,
-    compare,
-    score,
-    inspect,
-    types,
-    bench,
-):
-    app.command(no_args_is_help=command not in (types, bench))(command)
+# By purpose: the panels of `tq --help`, in order.
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Look": (inspect, types, figures),
+    "Measure": (evaluate, compare, score),
+    "Make": (dump, fit_codebook, quantize, unpack),
+    "Machine": (bench,),
+}
+_NEED_NO_ARGUMENTS = (types, figures, bench)
+
+
+def _text(command: Callable[..., None]) -> str:
+    """The docstring with each paragraph on one line, so that help wraps at the window's width."""
+    paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+for _panel, _commands in COMMANDS.items():
+    for _command in _commands:
+        app.command(
+            no_args_is_help=_command not in _NEED_NO_ARGUMENTS,
+            rich_help_panel=_panel,
+            help=_text(_command),
+        )(_command)
 
 
 def _version(wanted: bool) -> None:
@@ -125,10 +137,13 @@ def _unwinding() -> Iterator[None]:
 
 
 def _usage_text(error: TyperException) -> str:
-    text = getattr(error, "format_message", error.__str__)()
+    text = getattr(error, "format_message", error.__str__)().rstrip(".")
+    near = getattr(error, "possibilities", None)
+    if near:  # of an unknown option; Typer itself suggests commands, in these words
+        text = f"{error.message}. Did you mean '{near[0]}'?"
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "tq"
-    return f"{text.rstrip('.')}; see {path} --help"
+    return f"{text}{'' if text.endswith('?') else ';'} see {path} --help"
 
 
 def _fail(error: BaseException, code: int, text: str | None = None) -> int:

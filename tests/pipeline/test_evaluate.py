@@ -230,12 +230,12 @@ def test_compare(qwen: Path) -> None:
     assert [(r["name"], r["side"]) for r in rows] == [(n, s) for n in names for s in "kv"]
     by = {(r["name"], r["side"]): r for r in rows}
     for side in "kv":
-        assert by["turbo4", side]["loses_to_first"] is None
-        assert by["turbo4@2026-03", side]["loses_to_first"] > 0.9
-        assert by["q8_0", side]["loses_to_first"] < 0.01
-        assert by["turbo4@2026-03", side]["table_loss"] == pytest.approx(1.13, abs=0.01)
-        assert by["turbo4", side]["table_loss"] < 0.005
-        assert by["q8_0", side]["table_loss"] is None
+        assert by["turbo4", side]["worse_than_first"] is None
+        assert by["turbo4@2026-03", side]["worse_than_first"] > 0.9
+        assert by["q8_0", side]["worse_than_first"] < 0.01
+        assert by["turbo4@2026-03", side]["codebook_excess"] == pytest.approx(1.13, abs=0.01)
+        assert by["turbo4", side]["codebook_excess"] < 0.005
+        assert by["q8_0", side]["codebook_excess"] is None
     assert by["turbo4", "k"]["worst_layer"] == 0
     alone = row_of(of_types(qwen, "turbo4", "turbo4"), "all", "k")
     assert {k: by["turbo4", "k"][k] for k in alone} == alone
@@ -252,5 +252,5 @@ def test_the_public_claim_on_real_tensors(qwen: Path) -> None:
     plain, published, right = rows[1::2]
     assert plain["cosine_mean"] > 0.983 > right["cosine_mean"] > 0.977
     assert published["cosine_mean"] == pytest.approx(0.9508, abs=0.004)
-    assert published["loses_to_first"] > 0.99
+    assert published["worse_than_first"] > 0.99
     assert published["cosine_p1"] < right["cosine_p1"] < plain["cosine_p1"]

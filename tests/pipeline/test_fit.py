@@ -42,8 +42,8 @@ def test_by_hand(qwen: Path) -> None:
     assert np.allclose(table.centroids, expected.centroids, atol=1e-9)
     (row,) = rows
     assert row["weight"] == train.total
-    assert row["held_out"] == pytest.approx(distortion(held, expected), rel=1e-6)
-    assert row["gaussian_held_out"] > row["held_out"]
+    assert row["distortion_held_out"] == pytest.approx(distortion(held, expected), rel=1e-6)
+    assert row["distortion_gaussian"] > row["distortion_held_out"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_provenance(qwen: Path) -> None:
     with tqcli.open_dump(qwen) as dump:
         assert book.provenance["dumps"] == [dump.fingerprint()]
     assert book.provenance["options"]["per"] == "layer"
-    assert book.provenance["distortion"] == {r["table"]: r["held_out"] for r in rows}
+    assert book.provenance["distortion"] == {r["table"]: r["distortion_held_out"] for r in rows}
     assert dumps(book) == dumps(run(qwen, per="layer", bits=2)[0])
 
 
@@ -150,7 +150,7 @@ def test_fitted_tables_pay_on_held_out_tokens(qwen: Path) -> None:
     gains = [row["gain"] for row in rows]
     assert min(gains) > -0.01
     assert max(gains) > 0.02
-    assert all(row["train"] < 0.04 for row in rows)
+    assert all(row["distortion_train"] < 0.04 for row in rows)
     assert stock("turbo-3bit").bits == 3
 
 
@@ -158,7 +158,8 @@ def test_fitted_tables_pay_on_held_out_tokens(qwen: Path) -> None:
     ("options", "text"),
     [
         ({"bits": 0}, "--bits 0"),
-        ({"bits": 9}, "--bits 9"),
+        ({"bits": 1}, "--bits 1; 2, 3, 4"),
+        ({"bits": 5}, "--bits 5; 2, 3, 4"),
         ({"side": "q"}, "--side q"),
         ({"per": "token"}, "--per token"),
         ({"weight": "length"}, "--weight length"),

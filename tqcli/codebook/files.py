@@ -14,6 +14,7 @@ from tqcli.codebook.exact import Distribution, lloyd_max
 from tqcli.codebook.table import Codebook
 from tqcli.errors import InputError, UsageError
 from tqcli.jsonfile import parse_json, read_json
+from tqcli.words import suggest
 
 SCHEMA = "tq.codebook/1"
 POOLED = "*"
@@ -178,6 +179,37 @@ def shipped() -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
 
 
+def _shipped(name: str) -> CodebookSet:
+    path = resources.files("tqcli.codebooks") / f"{name}.json"
+    return loads(path.read_text(encoding="utf-8"), f"{name}.json")
+
+
+def find_codebook(name: str) -> CodebookSet:
+    """Read a codebook file, or a shipped codebook by its id.
+
+    Raises
+    ------
+    UsageError
+        If there is neither.
+    InputError
+        If the file is no codebook.
+
+    Examples
+    --------
+    >>> find_codebook("gaussian-3bit").bits
+    3
+    """
+    known = shipped()
+    if name in known and not os.path.exists(name):
+        return _shipped(name)
+    if name.endswith(".json") or os.path.exists(name):
+        return read_codebook(name)
+    raise UsageError(
+        f"codebook {name!r}: neither a file nor the id of a shipped codebook"
+        f"{suggest(name, known, 'tq types')}"
+    )
+
+
 @cache
 def stock(name: str) -> Codebook:
     """A shipped codebook by id.
@@ -187,7 +219,6 @@ def stock(name: str) -> Codebook:
     >>> stock("turbo-3bit").centroids[-1]
     0.190207
     """
-    path = resources.files("tqcli.codebooks") / f"{name}.json"
-    if not path.is_file():
-        raise UsageError(f"codebook {name!r}: not shipped; known: {', '.join(shipped())}")
-    return loads(path.read_text(encoding="utf-8"), f"{name}.json").tables[POOLED]
+    if name not in shipped():
+        raise UsageError(f"codebook {name!r}: not shipped{suggest(name, shipped(), 'tq types')}")
+    return _shipped(name).tables[POOLED]

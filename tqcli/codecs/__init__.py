@@ -13,6 +13,7 @@ from tqcli.codebook import Codebook, table_from
 from tqcli.codecs import ggml, plain, qjl, turbo
 from tqcli.codecs.base import Codec, Domain, VectorError
 from tqcli.errors import InputError, UsageError
+from tqcli.words import suggest
 
 _FAMILIES: tuple[tuple[Mapping[str, Any], Callable[[str], Codec]], ...] = (
     (plain.DTYPES, plain.PlainCodec),
@@ -26,6 +27,11 @@ _ROTATED = re.compile(r"(?P<base>.+)\+rot(?P<size>[0-9]{1,5})?")
 def codec_ids() -> list[str]:
     """Every id, without the ``+rot`` forms of the ggml types."""
     return [name for names, _ in _FAMILIES for name in names]
+
+
+def codebook_bits() -> list[int]:
+    """Bits a value of the codebooks that some codec takes."""
+    return sorted({spec.bits for spec in turbo.SPECS.values()})
 
 
 def codec(
@@ -50,7 +56,7 @@ def codec(
     Raises
     ------
     UsageError
-        If the id is unknown; the message lists the known ones.
+        If the id is unknown; the message suggests the nearest one.
 
     Examples
     --------
@@ -75,10 +81,8 @@ def codec(
         if side is None or head_dim is None:
             raise UsageError(f"{name}: give the size, as in {name}128, or the side and head_dim")
         return ggml.RotatedCodec(base, ggml.rotation_size(side, head_dim))
-    raise UsageError(
-        f"unknown cache type {name!r}; known: {', '.join(codec_ids())}; "
-        f"{', '.join(ggml.BLOCK_BYTES)} also with +rot"
-    )
+    known = [*codec_ids(), *(f"{base}+rot" for base in ggml.BLOCK_BYTES)]
+    raise UsageError(f"unknown cache type {name!r}{suggest(name, known, 'tq types')}")
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Codec:
@@ -94,4 +98,4 @@ def from_config(config: Mapping[str, Any], where: str) -> Codec:
         raise InputError(f"{where}: {error}") from error
 
 
-__all__ = ["Codec", "Domain", "VectorError", "codec", "codec_ids", "from_config"]
+__all__ = ["Codec", "Domain", "VectorError", "codebook_bits", "codec", "codec_ids", "from_config"]

@@ -32,6 +32,8 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeats", help="Runs to take the median of.")] = 7,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Time every operation of every kernel beside memcpy of the same array.
@@ -48,6 +50,7 @@ def bench(
     from tqcli.report.result import Report
     from tqcli.report.views import BENCH
 
+    shown = common.output_of("bench", format, json, wide=wide, columns=columns)
     made = codec(cache_type)
     if not isinstance(made, TurboCodec):
         raise UsageError(f"{cache_type}: has no native kernels; the turbo types have")
@@ -70,4 +73,4 @@ def bench(
         command=common.command_line(),
         extra={"vectors": vectors, "repeats": repeats},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

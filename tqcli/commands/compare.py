@@ -50,6 +50,8 @@ def compare(
     ] = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -62,12 +64,13 @@ def compare(
     Example: tq compare kv.safetensors -t turbo3 -t q8_0/turbo3 -t turbo4@2026-03
     """
     from tqcli.pipeline.judge import parse_queries
-    from tqcli.report.gate import apply_gates, parse_gate
+    from tqcli.report.gate import apply_gates, parse_gates
     from tqcli.report.result import Report
-    from tqcli.report.views import compare_columns, explain_comparison, explain_ranks
+    from tqcli.report.views import COMPARE, explain_comparison, explain_ranks
 
+    shown = common.output_of("compare", format, json, wide=wide, columns=columns)
     common.use_threads(threads)
-    gates = [parse_gate(text) for text in fail_if or []]
+    gates = parse_gates(fail_if, "compare")
     paths, ranks = inputs or [], []
     options = parse_queries(queries)
     if paths and all(_is_report(path) for path in paths):
@@ -90,14 +93,14 @@ def compare(
     report = Report(
         "tq.compare/1",
         " ".join(str(path) for path in [*paths, *([model] if model else [])]),
-        compare_columns(rows),
+        COMPARE,
         rows,
         notes=explain_comparison(rows) + explain_ranks(ranks),
         inputs=used,
         command=common.command_line(),
         extra={"ranks": ranks},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
     apply_gates(gates, rows)
 
 

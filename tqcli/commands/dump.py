@@ -141,6 +141,9 @@ def dump(
     force: common.Force = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Dump K and V (and Q) of a model, a llama.cpp save file or arrays on disk.
@@ -151,12 +154,14 @@ def dump(
     """
     from tqcli.pipeline.dump import total_bytes, write_dump, write_packed
     from tqcli.progress import progress_bytes
+    from tqcli.report.brief import alike
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
     from tqcli.sources.base import PackedSource
     from tqcli.sources.detect import kind_of
     from tqcli.sources.select import SelectedLayers, parse_layers
 
+    shown = common.output_of("dump", format, json, wide=wide, columns=columns, every=every)
     for_models: dump_sources.Given = {
         "--prompt": prompt, "-f": file, "--chunks": chunks, "-c": context, "--queries": queries,
         "--dtype": dtype, "--compute-dtype": compute_dtype, "--device": device,
@@ -207,5 +212,6 @@ def dump(
         notes=list(info.notes),
         command=common.command_line(),
         extra={"output": result, "source": dict(info.provenance)},
+        brief=alike(rows),
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

@@ -36,6 +36,9 @@ def inspect(
     axes: Annotated[str | None, typer.Option(help="Arrays: their axes.")] = None,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Say what a file holds, from its header alone.
@@ -44,9 +47,11 @@ def inspect(
     """
     from tqcli.pipeline.inspect import inspect_path, is_container
     from tqcli.progress import progress_bytes
+    from tqcli.report.brief import alike
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
 
+    shown = common.output_of("inspect", format, json, wide=wide, columns=columns, every=every)
     for_saves: dump_sources.Given = {
         "--model": model, "--heads": heads, "--head-dim": head_dim, "--fork": fork,
     }  # fmt: skip
@@ -71,8 +76,9 @@ def inspect(
         inputs=[{"path": str(path)}],
         command=common.command_line(),
         extra={"kind": found.kind, "metadata": found.metadata},
+        brief=alike(found.rows),
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
 
 
 def _source(

@@ -56,10 +56,6 @@ class PackedTensor:
         batch, heads, seq_len, _, _ = self.stored.entry.shape
         return batch, heads, seq_len, self.head_dim
 
-    def codec_of_head(self, head: int) -> Codec:
-        """The codec of one head."""
-        return self.codecs[head if len(self.codecs) > 1 else 0]
-
 
 class Packed(Container):
     """An open packed cache.

@@ -68,7 +68,7 @@ def fit_codebook(
     x : float array, shape (..., head_dim)
         Each group of `group` values is brought to unit length and rotated.
     bits : int
-        1 to 8.
+        2, 3 or 4: what the turbo family takes.
     group : {64, 128}
     symmetric : bool
         Levels mirror around zero.

@@ -31,7 +31,7 @@ def compare(
     ----------
     dump : Dump
     types : sequence of (K type, V type)
-        The first is what the others are held against: ``loses_to_first`` is the share of vectors
+        The first is what the others are held against: ``worse_than_first`` is the share of vectors
         that the first type decodes with less error.
     options : AttentionOptions or None
         None leaves attention out.
@@ -41,10 +41,10 @@ def compare(
     Returns
     -------
     list of dict
-        The pooled row of an evaluation, judged, with ``name`` (of the pair), ``loses_to_first``,
-        ``table_loss`` (distortion of the type's table on Gaussian values over that of the best
-        table of as many levels, minus 1), and the worst layer by what matters for the side:
-        ``worst_layer``, ``worst_value``.
+        The pooled row of an evaluation, judged, with ``name`` (of the pair), ``worse_than_first``,
+        ``codebook_excess`` (distortion of the type's codebook on Gaussian values over that of the
+        best one of as many levels, minus 1), and the layer with the largest error by the figure
+        that the side is judged by: ``worst_layer``, ``worst_layer_error``.
     """
     rows: list[dict[str, Any]] = []
     first: Evaluation | None = None
@@ -62,21 +62,22 @@ def compare(
                 continue
             side = row["side"]
             row["name"] = k.name if k == v else f"{k.name}/{v.name}"
-            row["table_loss"] = _table_loss(result, side)
-            row["loses_to_first"] = None if result is first else _losses(result, first, side)
+            row["codebook_excess"] = _codebook_excess(result, side)
+            row["worse_than_first"] = None if result is first else _losses(result, first, side)
             row |= _worst([r for r in every if r["side"] == side and r["layer"] != "all"])
             rows.append(row)
     return rows
 
 
 def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The layer with the largest error in the domain that the side is judged in."""
-    measure = "centred_nmse" if rows[0]["side"] == "k" else "nmse"
-    known = [r for r in rows if r[measure] is not None]
-    if not known:
-        return {"worst_layer": None, "worst_value": None}
-    worst = max(known, key=lambda r: r[measure])
-    return {"worst_layer": worst["layer"], "worst_value": worst[measure]}
+    """The layer with the largest error in what the side is judged by."""
+    stand_in = "centred_nmse" if rows[0]["side"] == "k" else "nmse"
+    for measure in ("output_error", stand_in):
+        known = [row for row in rows if row.get(measure) is not None]
+        if known:
+            worst = max(known, key=lambda row: row[measure])
+            return {"worst_layer": worst["layer"], "worst_layer_error": worst[measure]}
+    return {"worst_layer": None, "worst_layer_error": None}
 
 
 def _losses(result: Evaluation, first: Evaluation, side: str) -> float | None:
@@ -85,7 +86,7 @@ def _losses(result: Evaluation, first: Evaluation, side: str) -> float | None:
     return float(np.mean(mine > theirs)) if mine.size else None
 
 
-def _table_loss(result: Evaluation, side: str) -> float | None:
+def _codebook_excess(result: Evaluation, side: str) -> float | None:
     """Only a table tells: ggml types scale each block and have none."""
     losses = [
         _loss(codec)

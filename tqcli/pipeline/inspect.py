@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ def _packed(packed: Packed) -> Inspection:
     for t in packed.tensors:
         kind = " ".join(dict.fromkeys(codec.id for codec in t.codecs))
         row = _row(t.name, kind, t.shape, t.stored.entry.nbytes, t.stored.digest)
-        rows.append(row | {"bits_per_value": t.codecs[0].bits_per_value(t.head_dim)})
+        bits = t.codecs[0].bits_per_value(t.head_dim)
+        rows.append(row | {"values": math.prod(t.shape), "bits_per_value": bits})
     return Inspection("packed cache", rows, _source_notes(packed.source), packed.record)
 
 

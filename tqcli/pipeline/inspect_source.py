@@ -18,7 +18,7 @@ def inspect_source(kind: str, source: Source) -> Inspection:
         {
             "tensor": spec.name,
             "type": spec.stored or spec.dtype,
-            **dict(zip(_axes(spec.shape), spec.shape, strict=True)),
+            **_axes(spec.shape),
             "bytes": spec.nbytes or None,
         }
         for spec in info.tensors
@@ -31,13 +31,13 @@ def inspect_source(kind: str, source: Source) -> Inspection:
     return Inspection(kind, rows, [*notes, *info.notes], dict(info.provenance))
 
 
-def _axes(shape: tuple[int, ...]) -> tuple[str, ...]:
+def _axes(shape: tuple[int, ...]) -> dict[str, Any]:
     names = ("batch", "heads", "seq_len", "head_dim")
     if len(shape) == len(names):
-        return names
-    return (
-        ("batch", "seq_len") if len(shape) == 2 else tuple(f"axis {i}" for i in range(len(shape)))
-    )
+        return dict(zip(names, shape, strict=True))
+    if len(shape) == 2:
+        return {"batch": shape[0], "seq_len": shape[1]}
+    return {"shape": " × ".join(map(str, shape))}
 
 
 def inspect_gguf(path: Path) -> Inspection:

@@ -116,6 +116,7 @@ class _Encoding:
         return {
             "tensor": self.tensor.name,
             "type": self.codecs[0].id,
+            "values": values,
             "bytes_in": self.tensor.stored.entry.nbytes,
             "bytes_out": self.bytes_out,
             "bits_per_value": 8 * self.bytes_out / values if values else None,

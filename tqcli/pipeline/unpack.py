@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -71,6 +72,27 @@ def unpack(
             for tensor in packed.tensors
         )
     return writer.result
+
+
+def rows(
+    packed: Packed, domain: DumpDomain = "original", dtype: DTypeLike | None = None
+) -> list[dict[str, Any]]:
+    """What :func:`unpack` writes: a row a tensor, with its types and sizes before and after."""
+    found = []
+    for tensor in packed.tensors:
+        out, made = _dtype(tensor, domain, dtype), tensor.codecs
+        found.append(
+            {
+                "tensor": tensor.name,
+                "decoded_from": " ".join(dict.fromkeys(codec.id for codec in made)),
+                "type": out.name,
+                "bits_per_value": made[0].bits_per_value(tensor.head_dim),
+                "values": math.prod(tensor.shape),
+                "bytes_in": tensor.stored.entry.nbytes,
+                "bytes_out": math.prod(_shape(tensor, domain)) * out.itemsize,
+            }
+        )
+    return found
 
 
 def decoded(

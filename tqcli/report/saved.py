@@ -8,11 +8,11 @@ from typing import Any
 
 from tqcli.errors import InputError
 from tqcli.jsonfile import read_json
-from tqcli.report.views import COMPARE
+from tqcli.report.figures import ROWS
 
 _SCHEMAS = ("tq.evaluate/1", "tq.compare/1")
 _MAX_BYTES = 256 << 20
-_FIGURES = {column.key for column in COMPARE if column.style}
+_FIGURES = {key for key, figure in ROWS.items() if figure.is_number}
 
 
 def read_reports(
@@ -40,7 +40,7 @@ def read_reports(
             if row.get("layer") == "all":
                 _check_row(f"{path}: row {number}", row)
                 name = f"{path.stem}: {row.get('name') or row.get('type') or 'dump'}"
-                rows.append({"worst_layer": None, **row, "name": name})
+                rows.append({**row, "name": name})
     return rows, inputs
 
 

@@ -12,7 +12,6 @@
  *   V, VI                 registers of LANES floats, of LANES 32-bit integers
  *   v_load v_store v_set1 v_zero v_add v_sub v_mul v_div v_sqrt v_negate
  *   v_stream v_fence      stores past the cache, to an aligned address, and what orders them
- *   v_prefetch(p)         a hint; any address may come
  *   v_transpose(V *)      LANES registers, in place
  *   v_as_int v_as_float   the same bits
  *   v_above_tiny(a, b, c) b where a > TQ_TINY, else c

@@ -9,6 +9,9 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#if defined(_M_X64)
+#include <xmmintrin.h>
+#endif
 
 #define TQ_MAX_GROUP 128
 #define TQ_MAX_LEVELS 16
@@ -34,6 +37,18 @@
 #define TQ_UNROLL
 #endif
 
+/* Ask for the cache line at an address. It is a number and no pointer: what is asked for early may
+ * lie past its array, where C has no pointers. */
+TQ_INLINE void tq_prefetch(uintptr_t address) {
+#if defined(__GNUC__)
+    __builtin_prefetch((const void *)address);
+#elif defined(_M_X64)
+    _mm_prefetch((const char *)address, _MM_HINT_T0);
+#else
+    (void)address;
+#endif
+}
+
 enum tq_float { TQ_F32, TQ_F16, TQ_BF16 };
 
 static inline size_t tq_float_size(enum tq_float type) { return type == TQ_F32 ? 4 : 2; }
@@ -48,14 +63,14 @@ typedef struct {
 /* A turbo layout as kernels read it; layout.c fills and checks it. */
 typedef struct {
     int bits, group, block, header, corrected;
-    int levels;                      /* 2^bits */
-    int code_bytes;                  /* packed codes of one block */
-    int block_bytes;                 /* header + code_bytes */
-    int blocks;                      /* blocks of one group */
-    int group_bytes;                 /* block_bytes * blocks */
-    float centroids[TQ_MAX_LEVELS];  /* ascending; the rest is 0 */
-    float squares[TQ_MAX_LEVELS];    /* centroid * centroid, rounded once */
-    float midpoints[TQ_MAX_LEVELS];  /* levels - 1 of them, ascending */
+    int levels;                     /* 2^bits */
+    int code_bytes;                 /* packed codes of one block */
+    int block_bytes;                /* header + code_bytes */
+    int blocks;                     /* blocks of one group */
+    int group_bytes;                /* block_bytes * blocks */
+    float centroids[TQ_MAX_LEVELS]; /* ascending; the rest is 0 */
+    float squares[TQ_MAX_LEVELS];   /* centroid * centroid, rounded once */
+    float midpoints[TQ_MAX_LEVELS]; /* levels - 1 of them, ascending */
     tq_factors forward, inverse;
 } tq_layout;
 

@@ -227,12 +227,3 @@ def _read_side(
         found.append(rows)
         cache.fields += 1
     return start, tuple(found)
-
-
-def is_save_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file starts as a save file does; False for what cannot be read."""
-    try:
-        with FieldReader(path) as reader:
-            return reader.u32("magic") in VERSIONS
-    except InputError:
-        return False
