@@ -19,7 +19,8 @@ CLI_HEAD = """# Command reference
 Generated from the help texts by `docs/generate.py`; edit those.
 
 Results go to stdout, progress and notes to stderr. Exit codes: 0 fine, 1 a gate (`--fail-if`)
-failed, 2 usage, 3 bad input (file or values), 130 interrupted (Ctrl-C), 143 terminated.
+failed, 2 usage, 3 bad input (file or values), 130 interrupted
+(Ctrl-C), 143 terminated.
 
 On a terminal a table is as wide as the window: columns that do not fit are left out whole, never
 those that identify a row nor the verdict, and a line below says which. `--wide` shows them all,

@@ -21,17 +21,18 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"commands", "errors", "kernels", "__init__"},
     "commands": {
         "pipeline", "model", "sources", "report", "kv", "codecs", "codebook", "kernels",
-        "progress", "words", "errors",
+        "progress", "words", "errors", "blas",
     },
     "__init__": {"pipeline", "kv", "codecs", "version"},
     "pipeline": {
-        "sources", "report", "kv", "metrics", "codecs", "codebook", "kernels", "rotation",
-        "workers", "jsonfile", "errors", "version",
+        "sources", "plan", "report", "kv", "metrics", "codecs", "codebook", "kernels", "rotation",
+        "rope", "workers", "jsonfile", "words", "errors", "version", "blas",
     },
-    "model": {"sources", "kv", "codecs", "codebook", "jsonfile", "errors"},
+    "model": {"sources", "kv", "codecs", "codebook", "jsonfile", "words", "errors"},
     "sources": {"kv", "codecs", "rotation", "rope", "errors"},
+    "plan": {"kv", "codecs", "codebook", "kernels", "rope", "jsonfile", "errors"},
     "report": {"kernels", "jsonfile", "words", "errors", "version"},
-    "kv": {"codecs", "kernels", "workers", "jsonfile", "errors"},
+    "kv": {"codecs", "kernels", "workers", "jsonfile", "words", "errors"},
     "metrics": {"codecs", "rotation"},
     "codecs": {"codebook", "kernels", "rotation", "words", "errors"},
     "codebook": {"jsonfile", "words", "errors"},
@@ -43,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "progress": set(),
     "words": set(),
     "errors": set(),
+    "blas": set(),
     "version": set(),
 }  # fmt: skip
 # Packages that have one place.

@@ -14,11 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 import tqcli
 from tqcli.cli import app
+from tqcli.report.figures import ROWS
 
 ROOT: Any = get_command(app)
 PAGES = (
@@ -186,6 +188,20 @@ def test_public_names(name: str) -> None:
         return
     assert public.__doc__
     assert name in (tqcli.__doc__ or "") or name == "CacheType"
+
+
+def test_evaluate_lists_its_keys() -> None:
+    """The docstring of the public function names what it returns, and nothing that it does not."""
+    x = np.ones((1, 4, 8), np.float32)
+    returns = (tqcli.evaluate.__doc__ or "").split("Returns\n")[1].split("Raises\n")[0]
+    named = set(re.findall(r"``([a-z_0-9]+)``", returns))
+    assert named == set(tqcli.evaluate(x, x))
+    assert named <= set(ROWS)
+
+
+def test_completion_shows_public_names() -> None:
+    """What a notebook offers behind `tqcli.` are the documented names, not our imports."""
+    assert dir(tqcli) == sorted(tqcli.__all__)
 
 
 def test_public_names_come_late() -> None:

@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tqcli.commands.bench import bench
+from tqcli.commands.calibrate import calibrate
 from tqcli.commands.compare import compare
 from tqcli.commands.dump import dump
 from tqcli.commands.evaluate import evaluate
@@ -43,7 +44,7 @@ app = typer.Typer(
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Look": (inspect, types, figures),
     "Measure": (evaluate, compare, score),
-    "Make": (dump, fit_codebook, quantize, unpack),
+    "Make": (dump, fit_codebook, calibrate, quantize, unpack),
     "Machine": (bench,),
 }
 _NEED_NO_ARGUMENTS = (types, figures, bench)

@@ -37,6 +37,9 @@ calls = {
     "weighted_sum": (index, capsule, 2, 128, 5, f32(2, 5), 0, u8(5, 50), np.ones((1, 2, 128))),
     "scores_f16": (index, 2, f32(2, 128), f16, f32(2, 5), 0),
     "weighted_sum_f16": (index, 2, 128, 5, f32(2, 5), 0, f16, np.ones((1, 2, 128))),
+    "take_mean": (index, 128, 64, False, f32(5, 64), f32(5, 64), f16, 1, f32(128), f32(5, 128)),
+    "give_mean": (index, 128, 64, True, f32(5, 64), f32(5, 64), f32(5, 128), 1, f32(128), f16 + 0),
+    "sum_keys": (index, 128, 64, False, f32(5, 64), f32(5, 64), f16, 1, np.ones(128), 0, 64),
 }
 missing = {name for name in dir(choose.native) if name[0] != "_"} - set(calls) - {"kernels"}
 assert not missing, missing

@@ -14,7 +14,7 @@ from tqcli.codebook.exact import Distribution, lloyd_max
 from tqcli.codebook.table import Codebook
 from tqcli.errors import InputError, UsageError
 from tqcli.jsonfile import parse_json, read_json
-from tqcli.words import suggest
+from tqcli.words import counted, suggest
 
 SCHEMA = "tq.codebook/1"
 POOLED = "*"
@@ -45,6 +45,11 @@ class CodebookSet:
             raise InputError(f"codebook {self.id}: no tables; at least one is needed")
         if len({(b.bits, b.dim) for b in self.tables.values()}) > 1:
             raise InputError(f"codebook {self.id}: tables differ in bits or dim; they must agree")
+
+    def __repr__(self) -> str:
+        """``<codebook set mine: 4 tables of 3 bits>``."""
+        sizes = counted(len(self.tables), "table"), counted(self.bits, "bit")
+        return f"<codebook set {self.id}: {' of '.join(sizes)}>"
 
     @property
     def bits(self) -> int:

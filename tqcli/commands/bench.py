@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tqcli.blas import use_one_thread
 from tqcli.commands import common
 from tqcli.errors import UsageError
 
@@ -43,6 +44,7 @@ def bench(
 
     Example: tq bench --operation encode --operation decode --threads 1 --threads 2
     """
+    use_one_thread()  # the products of the NumPy kernel count as well
     from tqcli.codecs import codec
     from tqcli.codecs.turbo import TurboCodec
     from tqcli.kernels.measure import OPERATIONS, measure

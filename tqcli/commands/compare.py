@@ -63,13 +63,13 @@ def compare(
 
     Example: tq compare kv.safetensors -t turbo3 -t q8_0/turbo3 -t turbo4@2026-03
     """
+    common.use_threads(threads, model=model is not None)
     from tqcli.pipeline.judge import parse_queries
     from tqcli.report.gate import apply_gates, parse_gates
     from tqcli.report.result import Report
     from tqcli.report.views import COMPARE, explain_comparison, explain_ranks
 
     shown = common.output_of("compare", format, json, wide=wide, columns=columns)
-    common.use_threads(threads)
     gates = parse_gates(fail_if, "compare")
     paths, ranks = inputs or [], []
     options = parse_queries(queries)

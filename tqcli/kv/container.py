@@ -31,14 +31,13 @@ from tqcli.kernels import choose
 from tqcli.kv import checksum
 from tqcli.kv.atomic import require_distinct, require_new
 from tqcli.kv.shards import INDEX_SUFFIX, SUFFIX, Index, old_shards, place_shards, read_index
-from tqcli.kv.tensorfile import DTYPE_NAMES, Entry, TensorFile
+from tqcli.kv.tensorfile import ALL_DTYPES, DTYPE_NAMES, DTYPES, Entry, TensorFile
 from tqcli.kv.writer import Spec, TensorWriter, nbytes
 
 __all__ = ["INDEX_SUFFIX", "SUFFIX", "Container", "ContainerWriter", "Spec", "Stored", "place_of"]
 
-# Read at a time: large enough that Python's share is small, and it stays in a core's cache while
-# it is hashed and encoded.
-PIECE_BYTES = 2 << 20
+# Read at a time: large enough that threads seldom wait for the GIL, small beside any tensor.
+PIECE_BYTES = 4 << 20
 _PLACE = re.compile(r"layers\.(?P<layer>0|[1-9][0-9]{0,5})\.(?P<what>[a-z_.]+)")
 
 
@@ -49,6 +48,10 @@ class Stored:
     file: TensorFile
     entry: Entry
     record: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """``<stored layers.3.k: float16 (1, 2, 256, 128)>``."""
+        return f"<stored {self.entry.name}: {self.entry.dtype.name} {self.entry.shape}>"
 
     @property
     def digest(self) -> str | None:
@@ -86,13 +89,17 @@ class Container:
         Of the header, or of the headers of all shards; None where the file has none.
     """
 
+    dtypes = DTYPES  # that its tensors may have
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         with ExitStack() as stack:
             index = read_index(self.path) if self.path.endswith(INDEX_SUFFIX) else None
             names = [] if index is None else index.shards
             paths = [str(Path(self.path).parent / name) for name in names]
-            self.files = [stack.enter_context(TensorFile(p)) for p in paths or [self.path]]
+            self.files = [
+                stack.enter_context(TensorFile(p, self.dtypes)) for p in paths or [self.path]
+            ]
             records = [_record_of(file) for file in self.files]
             sums = [_check_header(*pair) for pair in zip(self.files, records, strict=True)]
             self.record = _merge_records(self.path, self.files, records)
@@ -165,6 +172,10 @@ class Container:
         """Close all files."""
         self._stack.close()
 
+    def __enter__(self) -> Container:
+        """The container itself."""
+        return self
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -173,6 +184,16 @@ class Container:
     ) -> None:
         """Close all files."""
         self.close()
+
+
+def schema_of(path: str | os.PathLike[str]) -> Any:
+    """The schema that a file's metadata names, whatever kind it is; None if it names none."""
+    where = os.fspath(path)
+    if where.endswith(INDEX_SUFFIX):
+        with Container(where) as opened:
+            return opened.record.get("schema")
+    with TensorFile(where, ALL_DTYPES) as file:
+        return _record_of(file).get("schema")
 
 
 def place_of(name: str, path: str) -> tuple[int, str]:
@@ -295,10 +316,13 @@ class ContainerWriter:
         So making the pieces (reading, coding), hashing and writing them overlap. The file does
         not depend on the number of threads.
         """
+        threads = choose.threads()
+        if threads > 1:
+            threads += 1  # there is work for a core while one thread waits for disk or GIL
         jobs: list[Callable[[], None]] = [
             partial(self.write, name, pieces) for name, pieces in tensors
         ]
-        workers.run(jobs, choose.threads())
+        workers.run(jobs, threads)
 
     def __exit__(
         self,

@@ -16,6 +16,7 @@ from tqcli.errors import InputError
 from tqcli.kernels import choose
 from tqcli.kv import checksum
 from tqcli.kv.container import Container, Stored, place_of
+from tqcli.words import counted
 
 SCHEMA = "tq.dump/2"
 FIRST_SCHEMA = "tq.dump/1"  # SHA-256 of each tensor's data, none of the header; read, not written
@@ -49,6 +50,10 @@ class KVTensor:
     layer: int
     side: str
     stored: Stored
+
+    def __repr__(self) -> str:
+        """``<layers.3.k: float16 (1, 2, 256, 128)>``."""
+        return f"<{self.name}: {self.dtype.name} {self.shape}>"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -102,6 +107,12 @@ class Dump(Container):
         except BaseException:
             self.close()
             raise
+
+    def __repr__(self) -> str:
+        """``<dump kv.safetensors: k, v, q of 4 layers, original domain>``."""
+        sides = ", ".join(side for side in "kvq" if any(t.side == side for t in self.tensors))
+        layers = counted(len(self.layers), "layer")
+        return f"<dump {self.path}: {sides} of {layers}, {self.domain} domain>"
 
     def _check_record(self) -> tuple[dict[str, Any], str]:
         schema = self.record.get("schema")

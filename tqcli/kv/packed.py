@@ -19,6 +19,7 @@ from tqcli.errors import InputError
 from tqcli.kv import checksum
 from tqcli.kv.container import Container, Stored, place_of
 from tqcli.kv.dump import EXTRAS, FLOATS, SIDES, Dump, check_axes, check_extra
+from tqcli.words import counted
 
 SCHEMA = "tq.packed/2"
 FIRST_SCHEMA = "tq.packed/1"  # SHA-256 of each tensor's data, none of the header; only read
@@ -49,6 +50,15 @@ class PackedTensor:
     head_dim: int
     dtype: str
     stored: Stored
+
+    def __repr__(self) -> str:
+        """``<layers.3.k: turbo3 blocks of (1, 2, 256, 128)>``."""
+        return f"<{self.name}: {self.types} blocks of {self.shape}>"
+
+    @property
+    def types(self) -> str:
+        """Ids of its codecs, each once."""
+        return " ".join(dict.fromkeys(codec.id for codec in self.codecs))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -88,6 +98,12 @@ class Packed(Container):
         except BaseException:
             self.close()
             raise
+
+    def __repr__(self) -> str:
+        """``<packed cache p.safetensors: k q8_0, v turbo3 of 4 layers>``."""
+        kinds = dict.fromkeys(f"{t.side} {t.types}" for t in self.tensors)
+        layers = counted(len({t.layer for t in self.tensors}), "layer")
+        return f"<packed cache {self.path}: {', '.join(kinds)} of {layers}>"
 
     def _collect(self) -> list[PackedTensor]:
         found = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -33,7 +33,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "I32": np.dtype("<i4"),
 }
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Sums of a calibration are float64; no other file is.
+ALL_DTYPES = {**DTYPES, "F64": np.dtype("<f8")}
+DTYPE_NAMES = {dtype: name for name, dtype in ALL_DTYPES.items()}
 # About 100 bytes a tensor: room for 65,536 of them and their metadata.
 MAX_HEADER = 32 << 20
 MAX_TENSORS = 65_536
@@ -66,6 +68,8 @@ class TensorFile:
     Parameters
     ----------
     path : str or path
+    dtypes : mapping of str to dtype
+        Those that may occur, by their names in the header.
 
     Raises
     ------
@@ -73,8 +77,10 @@ class TensorFile:
         If the file is no readable, whole, well-formed safetensors file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+    def __init__(
+        self, path: str | os.PathLike[str], dtypes: Mapping[str, np.dtype[Any]] = DTYPES
+    ) -> None:
+        self.path, self._dtypes = os.fspath(path), dtypes
         self._file = _open_regular(self.path)
         try:
             self.size = os.fstat(self._file.fileno()).st_size
@@ -139,11 +145,11 @@ class TensorFile:
             with safetensors.safe_open(self.path, framework="np") as opened:
                 for name in opened.offset_keys():
                     part = opened.get_slice(name)
-                    dtype = DTYPES.get(str(part.get_dtype()))
+                    dtype = self._dtypes.get(str(part.get_dtype()))
                     if dtype is None:
                         raise InputError(
                             f"{self.path}: {name}: dtype {part.get_dtype()}; "
-                            f"{', '.join(DTYPES)} are legal"
+                            f"{', '.join(self._dtypes)} are legal"
                         )
                     entry = Entry(name, dtype, tuple(part.get_shape()), offset)
                     entries[name] = entry

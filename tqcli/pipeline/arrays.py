@@ -20,14 +20,16 @@ def evaluate(x: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float | int | 
     Parameters
     ----------
     x, decoded : float arrays of one shape, (..., seq_len, head_dim)
-        The leading axes are heads (and sequences): the mean that softmax does not see is taken
-        over ``seq_len``, for each by itself.
+        The leading axes are heads (and sequences): the mean of K, which softmax ignores, is
+        taken over ``seq_len``, for each by itself.
 
     Returns
     -------
     dict
-        The vector measures, then ``centred_nmse``, ``offset_ratio`` and ``kurtosis`` (they speak
-        of K).
+        ``vectors``, ``mse``, ``nmse``, ``cosine_mean``, ``cosine_p50``, ``cosine_p1``,
+        ``cosine_p01``, ``cosine_min`` and ``max_abs_error`` of all vectors together; then, for K,
+        ``centred_nmse``, ``offset_ratio`` and ``kurtosis``. ``tq figures`` and
+        ``docs/figures.md`` say what each is. None where there is nothing to measure.
 
     Raises
     ------

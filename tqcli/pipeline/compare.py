@@ -10,7 +10,7 @@ import numpy as np
 from tqcli.codebook import distortion_on_gaussian, lloyd_max
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.kv.dump import Dump
-from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
+from tqcli.pipeline.attention import AttentionOptions, compare_attention
 from tqcli.pipeline.cachetype import CacheType
 from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
@@ -36,7 +36,7 @@ def compare(
     options : AttentionOptions or None
         None leaves attention out.
     nonfinite, progress
-        As in :func:`tqcli.pipeline.evaluate.evaluate`.
+        As in :func:`tqcli.pipeline.evaluate.evaluate`; with attention, K and V are read twice.
 
     Returns
     -------
@@ -48,14 +48,18 @@ def compare(
     """
     rows: list[dict[str, Any]] = []
     first: Evaluation | None = None
-    for k, v in types:
-        candidate = Candidate(k, v)
+    candidates = [Candidate(k, v) for k, v in types]
+    attention = []
+    if options is not None:
+        attention = compare_attention(
+            dump, candidates, options, nonfinite=nonfinite, progress=progress
+        )
+    for at, ((k, v), candidate) in enumerate(zip(types, candidates, strict=True)):
         result = evaluate(dump, candidate, nonfinite=nonfinite, progress=progress)
         first = first or result
         every = result.rows()
-        if options is not None:
-            attention = evaluate_attention(dump, candidate, options, nonfinite=nonfinite)
-            attention.extend(every)
+        if attention:
+            attention[at].extend(every)
         judge_all(every)
         for row in every:
             if row["layer"] != "all":

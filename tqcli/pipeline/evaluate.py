@@ -27,6 +27,7 @@ from tqcli.pipeline.pieces import (
     no_progress,
     require_finite,
 )
+from tqcli.words import counted
 
 # float64 copies of a piece are eight times its float16 bytes.
 _PIECE_BYTES = PIECE_BYTES // 4
@@ -67,6 +68,12 @@ class Evaluation:
     codecs: dict[tuple[int, str], tuple[Codec, ...]]
     head_dims: dict[tuple[int, str], int]
     cleaner: Cleaner
+
+    def __repr__(self) -> str:
+        """``<evaluation of k, v of 4 layers>``."""
+        sides = ", ".join(dict.fromkeys(side for _, side in self.codecs))
+        layers = counted(len({layer for layer, _ in self.codecs}), "layer")
+        return f"<evaluation of {sides} of {layers}>"
 
     def pooled(self, side: str) -> Stats:
         """All layers and heads of one side."""

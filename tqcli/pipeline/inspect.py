@@ -82,8 +82,7 @@ def _dump(dump: Dump) -> Inspection:
 def _packed(packed: Packed) -> Inspection:
     rows = []
     for t in packed.tensors:
-        kind = " ".join(dict.fromkeys(codec.id for codec in t.codecs))
-        row = _row(t.name, kind, t.shape, t.stored.entry.nbytes, t.stored.digest)
+        row = _row(t.name, t.types, t.shape, t.stored.entry.nbytes, t.stored.digest)
         bits = t.codecs[0].bits_per_value(t.head_dim)
         rows.append(row | {"values": math.prod(t.shape), "bits_per_value": bits})
     return Inspection("packed cache", rows, _source_notes(packed.source), packed.record)

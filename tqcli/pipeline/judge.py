@@ -14,6 +14,7 @@ from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 from tqcli.pipeline.remedy import find_remedy
 from tqcli.report.verdict import conclude, cured, faults, judge, judge_all, name_layers
+from tqcli.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,10 @@ class Judged:
     attention: AttentionEvaluation
     rows: list[dict[str, Any]]
     notes: list[str]
+
+    def __repr__(self) -> str:
+        """``<judged, 10 rows; verdict: fine; ...>``."""
+        return f"<judged, {counted(len(self.rows), 'row')}; {self.notes[-1]}>"
 
 
 def parse_queries(text: str, sinks: int = SINKS) -> AttentionOptions | None:

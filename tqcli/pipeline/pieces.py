@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ from tqcli.codecs import Codec, VectorError
 from tqcli.codecs.base import all_finite
 from tqcli.errors import InputError, UsageError
 from tqcli.kv.dump import Dump, KVTensor
+from tqcli.plan.pieces import by_head as by_head
 
 Nonfinite = Literal["error", "zero", "skip"]
 Progress = Callable[[int], None]
@@ -60,18 +61,6 @@ class Cleaner:
         rows = bad.any(axis=1)
         self.skipped += int(rows.sum())
         return np.where(rows[:, None], piece.dtype.type(0), piece), ~rows
-
-
-def by_head(
-    first: int, piece: NDArray[Any], heads: int, seq_len: int
-) -> Iterator[tuple[int, int, NDArray[Any]]]:
-    """Cut a piece where heads change: ``(flat head over batch and heads, first vector, part)``."""
-    at = 0
-    while at < piece.shape[0]:
-        row = (first + at) // seq_len
-        end = min((row + 1) * seq_len - first, piece.shape[0])
-        yield row, first + at, piece[at:end]
-        at = end
 
 
 def require_finite(tensor: KVTensor, first: int, piece: NDArray[Any]) -> None:

@@ -80,13 +80,13 @@ def rows(
     """What :func:`unpack` writes: a row a tensor, with its types and sizes before and after."""
     found = []
     for tensor in packed.tensors:
-        out, made = _dtype(tensor, domain, dtype), tensor.codecs
+        out = _dtype(tensor, domain, dtype)
         found.append(
             {
                 "tensor": tensor.name,
-                "decoded_from": " ".join(dict.fromkeys(codec.id for codec in made)),
+                "decoded_from": tensor.types,
                 "type": out.name,
-                "bits_per_value": made[0].bits_per_value(tensor.head_dim),
+                "bits_per_value": tensor.codecs[0].bits_per_value(tensor.head_dim),
                 "values": math.prod(tensor.shape),
                 "bytes_in": tensor.stored.entry.nbytes,
                 "bytes_out": math.prod(_shape(tensor, domain)) * out.itemsize,
@@ -112,8 +112,8 @@ def decoded(
             return codec.codes(blocks)
         return codec.decode(blocks, tensor.head_dim, domain=domain, dtype=out)
 
-    # Blocks unfold to several times their bytes, which should stay in cache too.
-    for first, piece in tensor.stored.pieces(axes=2, limit=PIECE_BYTES // 4):
+    # Blocks unfold to several times their bytes.
+    for first, piece in tensor.stored.pieces(axes=2, limit=PIECE_BYTES // 8):
         blocks = piece.reshape(-1, *blocks_shape)
         yield decode_piece(where, tensor.codecs, tensor.shape, first, blocks, decode)
         progress(piece.nbytes)

@@ -12,6 +12,7 @@ import numpy as np
 from tqcli import kernels
 from tqcli.report.figures import ROWS, Figure
 from tqcli.version import __version__
+from tqcli.words import counted
 
 Row = dict[str, Any]
 
@@ -58,6 +59,10 @@ class Report:
     command: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     brief: Brief | None = None
+
+    def __repr__(self) -> str:
+        """``<report tq.evaluate/1: 10 rows>``."""
+        return f"<report {self.schema}: {counted(len(self.rows), 'row')}>"
 
     def figures(self, chosen: Sequence[str] = ()) -> list[Figure]:
         """Columns of the table: those with a figure somewhere, and not a count of nothing.

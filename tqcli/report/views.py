@@ -36,7 +36,7 @@ BENCH: Keys = (
 )  # fmt: skip
 INSPECT: Keys = (
     "tensor", "type", "batch", "heads", "query_heads", "seq_len", "head_dim", "head_dim_v",
-    "shape", "bits_per_value", "bytes", "zeroed_values", "gaussian_distortion", "levels",
+    "bits_per_value", "bytes", "zeroed_values", "gaussian_distortion", "levels",
 )  # fmt: skip
 FIT_CODEBOOK: Keys = (
     "table", "distortion", "distortion_train", "distortion_held_out", "distortion_gaussian", "gain",
@@ -45,6 +45,15 @@ TYPES: Keys = (
     "type", "values_per_block", "block_bytes", "bits_64", "bits_80", "bits_128", "bits_256",
 )  # fmt: skip
 FIGURES: Keys = ("figure", "unit", "range", "formula", "source", "reports")
+CALIBRATE: Keys = (
+    "layer",
+    "num_kv_heads",
+    "head_dim",
+    "rope",
+    "mean_norm",
+    "residual",
+    "query_texts",
+)
 
 # Beyond these a common offset hides the error of K from cosine and from plain nmse.
 _HIDDEN, _LARGE = 3.0, 0.5

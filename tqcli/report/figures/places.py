@@ -9,7 +9,7 @@ FIGURES = (
         "kv/container.py",
         ("evaluate", "compare"),
         Figure("layer", "number of the layer, or `all` for the row over all layers", rank=0,
-               reports=("evaluate", "compare", "score")),
+               reports=("evaluate", "compare", "score", "calibrate")),
         Figure("side", "`k` or `v`", rank=0),
         Figure("head", "number of the KV head; none in rows over all heads", style="d", rank=0),
         Figure("type", "cache type, dtype or kind of what the row speaks of", rank=0,
