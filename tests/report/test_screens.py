@@ -19,6 +19,7 @@ from tqcli.commands.common import Output
 from tqcli.report.figures import ROWS, Figure
 from tqcli.report.render import VERDICT_STYLES
 from tqcli.report.result import Report
+from tqcli.report.table import cell_width
 
 WIDTHS = (80, 100, 120, 160)
 _ESCAPE = re.compile(r"\x1b\[([0-9;]*)m")
