@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "plan": {"kv", "codecs", "codebook", "kernels", "rope", "jsonfile", "errors"},
     "report": {"kernels", "jsonfile", "words", "errors", "version"},
     "kv": {"codecs", "kernels", "workers", "jsonfile", "words", "errors"},
-    "metrics": {"codecs", "rotation"},
+    "metrics": {"codecs", "kernels"},
     "codecs": {"codebook", "kernels", "rotation", "words", "errors"},
     "codebook": {"jsonfile", "words", "errors"},
     "kernels": {"rotation", "workers", "words", "errors"},
