@@ -52,6 +52,7 @@ def calibrate(
     from tqcli.progress import note, progress_bytes
     from tqcli.report.result import Report
     from tqcli.report.views import CALIBRATE
+    from tqcli.words import counted
 
     shown = common.output_of("calibrate", format, json, wide=wide, columns=columns, every=every)
     if not inputs and from_bias is None:
@@ -77,7 +78,7 @@ def calibrate(
         sources = [{"path": one.path, "fingerprint": one.fingerprint()} for one in opened]
     report = Report(
         "tq.calibrate/1",
-        f"{output}: {rows[0]['tokens']} tokens of {rows[0]['texts']} texts",
+        f"{output}: {counted(rows[0]['tokens'], 'token')} of {counted(rows[0]['texts'], 'text')}",
         CALIBRATE,
         rows,
         inputs=sources,

@@ -141,5 +141,5 @@ def _basis(attention: AttentionEvaluation, options: AttentionOptions | None) -> 
 
 _WITHOUT = (
     "weights, outputs and what sinks do to them are unknown; the verdict rests on the centred "
-    "error of K and the plain error of V, which tell less (dump with --queries for more)"
+    "nmse of K and the nmse of V, which tell less (dump with --queries for more)"
 )
