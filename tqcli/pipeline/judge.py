@@ -10,7 +10,8 @@ from tqcli.kv.dump import Dump
 from tqcli.metrics.attention import SINKS
 from tqcli.pipeline.attention import AttentionOptions, evaluate_attention, require_queries
 from tqcli.pipeline.attention_result import AttentionEvaluation
-from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
+from tqcli.pipeline.candidate import Candidate
+from tqcli.pipeline.evaluate import Evaluation, evaluate
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 from tqcli.pipeline.remedy import find_remedy
 from tqcli.report.verdict import conclude, cured, faults, judge, judge_all, name_layers

@@ -10,9 +10,10 @@ from tqcli import codecs
 from tqcli.errors import InputError
 from tqcli.kv.dump import Dump
 from tqcli.pipeline.attention import LEAST_POSITIONS, AttentionOptions, evaluate_attention
-from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.evaluate import Candidate, evaluate
+from tqcli.pipeline.candidate import plan_candidates
+from tqcli.pipeline.evaluate import evaluate
 from tqcli.pipeline.pieces import Nonfinite
+from tqcli.plan.grammar import parse_plan
 
 # What engines offer, tried from few bits a value to many.
 LADDER = ("turbo3", "turbo4", "q4_0+rot", "q5_0", "q5_1", "q8_0", "f16")
@@ -85,8 +86,7 @@ def _ladder(side: str, head_dim: int, above: float | None) -> list[tuple[float, 
 def _row(
     dump: Dump, side: str, layer: int, name: str, nonfinite: Nonfinite
 ) -> dict[str, Any] | None:
-    kind = CacheType(name)
-    candidate = Candidate(kind, kind)
+    (candidate,) = plan_candidates(dump, [parse_plan(name)], nonfinite=nonfinite)
     try:
         options = AttentionOptions(LEAST_POSITIONS)
         attention = evaluate_attention(

@@ -94,7 +94,8 @@ class PlanOptions:
         Rules of ``--layer``, for every plan, after its own.
     keep_first, keep_last : int, optional
         For every plan that does not say its own number.
-    codebook, codebook_k, codebook_v : Path, optional
+    codebook, codebook_k, codebook_v : str, optional
+        Files, or ids of shipped codebooks.
     calibration : Path, optional
     files : sequence of Path
         Plan files of ``--plan``.
@@ -106,9 +107,9 @@ class PlanOptions:
     layers: Sequence[str] = ()
     keep_first: int | None = None
     keep_last: int | None = None
-    codebook: Path | None = None
-    codebook_k: Path | None = None
-    codebook_v: Path | None = None
+    codebook: str | None = None
+    codebook_k: str | None = None
+    codebook_v: str | None = None
     calibration: Path | None = None
     files: Sequence[Path] = ()
 

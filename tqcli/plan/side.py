@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.codecs import VectorError, codec
 from tqcli.codecs.base import Blocks, Floats, all_finite
-from tqcli.codecs.heads import HeadRun
+from tqcli.codecs.heads import HeadCodecs, HeadRun
 from tqcli.errors import InputError
 from tqcli.plan.center import Center
 from tqcli.plan.plan import Plan
@@ -139,6 +139,34 @@ class SidePlan:
                 f"came {came}"
             )
 
+    @classmethod
+    def of_codecs(
+        cls,
+        codecs: HeadCodecs,
+        heads: int,
+        head_dim: int,
+        keep: tuple[int, int],
+        center: Center | None,
+        where: str,
+    ) -> SidePlan:
+        """What a packed file says of a side: its codecs, tokens kept first and last, its mean."""
+        made = cls.__new__(cls)
+        made.where, made.codecs, made.heads, made.head_dim = where, codecs, heads, head_dim
+        made._keep, made.center = keep, center
+        return made
+
+    @property
+    def keep(self) -> tuple[int, int]:
+        """Tokens kept at the beginning and at the end of each text."""
+        return self._keep
+
+    def counts(self, first: int, count: int, tokens: Tokens) -> tuple[int, int]:
+        """How many of vectors `first` to ``first + count - 1`` are coded, and how many kept."""
+        if not any(self._keep):
+            return count, 0
+        kept = sum(s.stop - s.start for s in self._segments(first, count, tokens) if s.kept)
+        return count - kept, kept
+
     @property
     def _batch(self) -> int:
         """Vectors that are worked on together where a mean is taken away."""
@@ -147,6 +175,13 @@ class SidePlan:
     def kept(self, tokens: Tokens) -> tuple[tuple[int, int], ...]:
         """Runs of tokens, (first, behind the last), that stay in float16."""
         return tokens.kept(*self._keep, self.where) if any(self._keep) else ()
+
+    def bits_per_value(self, tokens: Tokens) -> float:
+        """Stored bits for each value of one row of `tokens`: blocks, kept tokens and the mean."""
+        kept = sum(stop - first for first, stop in self.kept(tokens))
+        floats = kept + (self.center is not None)
+        coded = (tokens.seq_len - kept) * self.codecs.bits_per_value(self.head_dim)
+        return (coded + 16 * floats) / max(tokens.seq_len, 1)
 
     def encode(self, first: int, piece: Floats, tokens: Tokens) -> Coded:
         """Encode vectors.
@@ -192,6 +227,8 @@ class SidePlan:
         coded: Coded,
         tokens: Tokens,
         dtype: DTypeLike = np.float32,
+        *,
+        checked: bool = True,
     ) -> Floats:
         """Undo :meth:`encode`.
 
@@ -202,6 +239,8 @@ class SidePlan:
         coded : Coded
         tokens : Tokens
         dtype : float32, float16 or bfloat16
+        checked : bool
+            Whether to refuse values that are not finite; a caller that sees them itself says no.
 
         Returns
         -------
@@ -213,7 +252,18 @@ class SidePlan:
             Blocks that do not decode to finite values of that dtype.
         """
         segments = list(self._segments(first, count, tokens))
-        out = np.empty((count, self.head_dim), dtype)
+        if self.center is None and not any(segment.kept for segment in segments):
+            out = self._plain(coded.blocks, segments, np.dtype(dtype))
+        else:
+            out = self._joined(coded, segments, tokens, np.empty((count, self.head_dim), dtype))
+        if checked and (bad := _not_finite(out)) is not None:
+            raise self._error(bad, segments)
+        return out
+
+    def _joined(
+        self, coded: Coded, segments: list[_Segment], tokens: Tokens, out: Floats
+    ) -> Floats:
+        """Coded and kept vectors in their places."""
         at = 0
         for some in self._batches([segment for segment in segments if not segment.kept]):
             size = sum(s.stop - s.start for s in some)
@@ -224,8 +274,6 @@ class SidePlan:
             if s.kept:
                 out[s.start : s.stop] = coded.kept[at : at + s.stop - s.start]
                 at += s.stop - s.start
-        if (bad := _not_finite(out)) is not None:
-            raise self._error(bad, segments)
         return out
 
     def store(self, values: Floats, tokens: Tokens | None = None) -> Stored:
@@ -305,12 +353,8 @@ class SidePlan:
 
     def _decode(self, blocks: Blocks, some: list[_Segment], tokens: Tokens, out: Floats) -> None:
         """Decode the blocks of segments to their places in `out`, with their mean."""
-        wide = out.dtype if self.center is None else np.float32
-        with np.errstate(over="ignore", invalid="ignore"):
-            try:
-                vectors = self.codecs.decode(blocks, self.head_dim, _head_runs(some), wide)
-            except VectorError as error:
-                raise self._error(error, some) from error
+        wide = out.dtype if self.center is None else np.dtype(np.float32)
+        vectors = self._plain(blocks, some, wide)
         at = 0
         for s in some:
             x, target = vectors[at : at + s.stop - s.start], out[s.start : s.stop]
@@ -319,6 +363,14 @@ class SidePlan:
                 target[...] = x
             else:
                 self.center.give(x, s.head, tokens, tokens.row(s.number), s.token, target)
+
+    def _plain(self, blocks: Blocks, some: list[_Segment], dtype: np.dtype[Any]) -> Floats:
+        """What the blocks of segments decode to, without a mean."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            try:
+                return self.codecs.decode(blocks, self.head_dim, _head_runs(some), dtype)
+            except VectorError as error:
+                raise self._error(error, some) from error
 
     def _halves(self, piece: Floats, segments: list[_Segment]) -> F16:
         """The vectors that are kept, in float16."""
