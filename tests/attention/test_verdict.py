@@ -2,7 +2,7 @@
 
 import pytest
 
-from tqcli.report.verdict import (
+from tqcli.metrics.verdict import (
     CENTRED,
     LAYER,
     MODEL,

@@ -61,13 +61,13 @@ def evaluate(
     """
     common.use_threads(threads)
     from tqcli.kv.dump import open_dump
+    from tqcli.metrics.verdict import severity
     from tqcli.pipeline.candidate import open_candidate, plan_candidates
     from tqcli.pipeline.judge import evaluate_and_judge, parse_queries
     from tqcli.progress import progress_bytes
     from tqcli.report.brief import worst
     from tqcli.report.gate import apply_gates, parse_gates
     from tqcli.report.result import Report
-    from tqcli.report.verdict import severity
     from tqcli.report.views import EVALUATE, explain
 
     shown = common.output_of("evaluate", format, json, wide=wide, columns=columns, every=every)

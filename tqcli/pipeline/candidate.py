@@ -24,6 +24,7 @@ from tqcli.pipeline.stored import packed_head, packed_pieces, side_of
 from tqcli.plan.plan import Plan
 from tqcli.plan.side import Coded, SidePlan
 from tqcli.plan.tokens import Tokens
+from tqcli.plan.types import parse_type
 
 _Twin = TypeVar("_Twin", KVTensor, PackedTensor)
 
@@ -63,6 +64,11 @@ class Candidate(ABC):
         """So many tokens up to its own does a query find as they are in the dump."""
         return 0
 
+    @property
+    def plan(self) -> Plan | None:
+        """How it was made, as far as that is known."""
+        return None
+
 
 class PlanCandidate(Candidate):
     """K and V of a dump under a cache plan, encoded and decoded as they are read.
@@ -75,7 +81,12 @@ class PlanCandidate(Candidate):
     """
 
     def __init__(self, plan: Plan, sides: Sides) -> None:
-        self.plan, self._sides = plan, sides
+        self._plan, self._sides = plan, sides
+
+    @property
+    def plan(self) -> Plan:
+        """The plan itself."""
+        return self._plan
 
     def source(self, tensor: KVTensor) -> Source:
         """See :class:`Candidate`."""
@@ -128,6 +139,15 @@ class PackedCandidate(Candidate):
         del x
         other, side, tokens = self._of(tensor)
         return packed_head(other, side, tokens, row)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The types of its first layer, with stock codebooks, and the tokens that it keeps."""
+        kinds = {tensor.side: tensor for tensor in reversed(self.packed.tensors)}
+        k, v = (kinds.get(side) for side in "kv")
+        if k is None or v is None:
+            return None
+        return Plan(parse_type(k.type, "k"), parse_type(v.type, "v"), (), *k.keep)
 
     def _of(self, tensor: KVTensor) -> tuple[PackedTensor, SidePlan, Tokens]:
         other = _matching(tensor, self.packed.get(tensor.layer, tensor.side), self.packed.path)

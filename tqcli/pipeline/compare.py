@@ -8,12 +8,12 @@ from typing import Any
 from tqcli.codebook import distortion_on_gaussian, lloyd_max
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.kv.dump import Dump
+from tqcli.metrics.verdict import judge_all
 from tqcli.pipeline.attention import AttentionOptions, compare_attention
 from tqcli.pipeline.candidate import plan_candidates
 from tqcli.pipeline.evaluate import Evaluation, evaluate_all
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 from tqcli.plan.plan import Plan
-from tqcli.report.verdict import judge_all
 
 
 def compare(

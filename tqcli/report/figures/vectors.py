@@ -55,7 +55,7 @@ FIGURES = (
                "nmse (V)", "", "≥ 0", ".3g", 4),
     ),
     *group(
-        "report/verdict.py",
+        "metrics/verdict.py",
         ("evaluate", "compare"),
         Figure("verdict", "`fine`, `degraded` or `collapse`, by thresholds of docs/measures.md",
                rank=0),
