@@ -12,6 +12,7 @@ OUT := build/demo
 SOURCES := pyproject.toml $(shell find tqcli codebooks -name '*.py' -o -name '*.json' -o -name '*.[ch]' -o -name CMakeLists.txt)
 
 .PHONY: demo test test-model test-llamacpp test-numpy test-neon test-memory asan wheel lint types docs clean
+.PHONY: test-blas test-oldest
 .PHONY: fuzz-kernels fuzz-sources fuzz-containers
 
 # Installed, not editable: what is tested is what users get.
@@ -90,6 +91,19 @@ test-numpy:
 	$(PLAIN)/bin/python -m pip install --quiet --force-reinstall --no-deps -C cmake.define.TQ_NATIVE=OFF .
 	$(PLAIN)/bin/python -m pip install --quiet '.[test]' -C cmake.define.TQ_NATIVE=OFF
 	$(PLAIN)/bin/python -P -m pytest -q
+
+# What multiplies matrices, in every order in which OpenBLAS may add.
+test-blas: $(VENV)/.dev
+	$(BIN)/python -P .ci/blas.py
+
+# The suite on the lowest versions that pyproject.toml allows; PYTHON should be the lowest as well.
+OLDEST := build/oldest
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python .ci/oldest.py test > $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --only-binary=:all: -r $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps .
+	TQ_REQUIRE_NATIVE=1 $(OLDEST)/bin/python -P -m pytest -q
 
 # Peak memory of quantizing 2 GiB: at most 600 MiB.
 test-memory: $(VENV)/.dev
