@@ -21,12 +21,12 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"commands", "errors", "kernels", "__init__"},
     "commands": {
         "pipeline", "model", "sources", "report", "kv", "codecs", "codebook", "kernels",
-        "progress", "words", "errors",
+        "progress", "words", "errors", "blas",
     },
     "__init__": {"pipeline", "kv", "codecs", "version"},
     "pipeline": {
         "sources", "plan", "report", "kv", "metrics", "codecs", "codebook", "kernels", "rotation",
-        "rope", "workers", "jsonfile", "words", "errors", "version",
+        "rope", "workers", "jsonfile", "words", "errors", "version", "blas",
     },
     "model": {"sources", "kv", "codecs", "codebook", "jsonfile", "words", "errors"},
     "sources": {"kv", "codecs", "rotation", "rope", "errors"},
@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "metrics": {"codecs", "kernels"},
     "codecs": {"codebook", "kernels", "rotation", "words", "errors"},
     "codebook": {"jsonfile", "words", "errors"},
-    "kernels": {"rotation", "workers", "errors"},
+    "kernels": {"rotation", "workers", "words", "errors"},
     "workers": set(),
     "rotation": set(),
     "rope": {"errors"},
@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "progress": set(),
     "words": set(),
     "errors": set(),
+    "blas": set(),
     "version": set(),
 }  # fmt: skip
 # Packages that have one place.

@@ -104,6 +104,19 @@ def test_cosines_are_exact() -> None:
     assert [part.tolist() for part in cos_sin(np.zeros(1))] == [[1.0], [0.0]]
 
 
+def test_arrays_at_odd_addresses(kernel: str) -> None:
+    """Keys are copied first; where a result would be written, the caller is told."""
+    values, turn, mean = case(64, 32)
+    x = values.astype(np.float32)
+    odd = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    odd[...] = x
+    np.testing.assert_array_equal(take_mean(odd, turn, mean), take_mean(x, turn, mean))
+    with pytest.raises(InputError, match="out: an unaligned array"):
+        take_mean(x, turn, mean, odd)
+    with pytest.raises(InputError, match="aligned"):
+        take_mean(x, turn, np.zeros(257, np.uint8)[1:].view(np.float32))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

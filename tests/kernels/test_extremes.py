@@ -38,12 +38,12 @@ calls = {
     "weighted_sum": (index, capsule, 2, 128, 5, f32(2, 5), 0, u8(5, 50), np.ones((1, 2, 128))),
     "scores_f16": (index, 2, f32(2, 128), f16, f32(2, 5), 0),
     "weighted_sum_f16": (index, 2, 128, 5, f32(2, 5), 0, f16, np.ones((1, 2, 128))),
+    "take_mean": (index, 128, 64, False, f32(5, 64), f32(5, 64), f16, 1, f32(128), f32(5, 128)),
+    "give_mean": (index, 128, 64, True, f32(5, 64), f32(5, 64), f32(5, 128), 1, f32(128), f16 + 0),
+    "sum_keys": (index, 128, 64, False, f32(5, 64), f32(5, 64), f16, 1, np.ones(128), 0, 64),
     "errors": (index, f32(5, 128), 0, f32(5, 128), 128, f64(5, 5), f64(2, 128)),
     "moments": (index, f32(5, 128), 0, 128, f32(128), f64(2)),
     "summarize": (f64(5, 5), f64(7), np.zeros(5, np.uint32)),
-    "take_mean": (index, 128, 64, 1, f32(5, 64), f32(5, 64), f32(5, 128), 0, f32(128), f32(5, 128)),
-    "give_mean": (index, 128, 64, 1, f32(5, 64), f32(5, 64), f32(5, 128), 0, f32(128), f32(5, 128)),
-    "sum_keys": (index, 128, 64, 1, f32(5, 64), f32(5, 64), f32(5, 128), 0, f64(128), 0, 64),
 }
 missing = {name for name in dir(choose.native) if name[0] != "_"} - set(calls) - {"kernels"}
 assert not missing, missing

@@ -72,7 +72,7 @@ def take_mean(x: NDArray[Any], turn: Turn, mean: F32, out: F32 | None = None) ->
     """
     kind = checks.float_type(checks.array(x, "x").dtype, "x")
     source = _rows(x, kind, turn, mean)
-    result = checks.output(out, source.shape, np.float32, source)
+    result = _output(out, source.shape, np.float32, source)
     if (native := _native(source.shape[1])) is None:
         with np.errstate(all="ignore"):
             np.subtract(source.astype(np.float32), _turned(turn, mean), out=result)
@@ -117,7 +117,7 @@ def give_mean(
     """
     kind = checks.float_type(dtype, "dtype")
     source = _rows(x, np.float32, turn, mean)
-    result = checks.output(out, source.shape, kind, source)
+    result = _output(out, source.shape, kind, source)
     if (native := _native(source.shape[1])) is None:
         with np.errstate(all="ignore"):
             result[...] = source + _turned(turn, mean)
@@ -171,17 +171,25 @@ def _rows(
 ) -> NDArray[Any]:
     """`x` as C-contiguous rows that fit the tables, and the mean or sums beside them."""
     width = mean.shape[0] if mean.ndim == 1 else -1
-    source = checks.rows(x, kind, width, "x")
-    if mean.dtype != of or not mean.flags.c_contiguous:
-        raise input_error("mean", f"dtype {mean.dtype}", f"contiguous {np.dtype(of)}")
+    source = np.require(checks.rows(x, kind, width, "x"), requirements=["C", "A"])
+    if mean.dtype != of:
+        raise input_error("mean", f"dtype {mean.dtype}", f"dtype {np.dtype(of)}")
     for table in (turn.cos, turn.sin):
-        legal = f"float32 ({len(source)}, at most {width // 2}), contiguous"
+        legal = f"float32 ({len(source)}, at most {width // 2})"
         shape_fits = table.shape == turn.cos.shape and len(table) == len(source)
         if table.dtype != np.float32 or not shape_fits or 2 * table.shape[1] > width:
             raise input_error("table", f"{table.dtype} {table.shape}", legal)
-        if not table.flags.c_contiguous:
-            raise input_error("table", f"strides {table.strides}", legal)
+    for array in (mean, turn.cos, turn.sin):
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            raise input_error("mean or table", f"strides {array.strides}", "contiguous, aligned")
     return source
+
+
+def _output(out: object, shape: tuple[int, ...], dtype: DTypeLike, x: NDArray[Any]) -> NDArray[Any]:
+    target = checks.output(out, shape, dtype, x)
+    if not target.flags.aligned:
+        raise input_error("out", "an unaligned array", "an aligned one")
+    return target
 
 
 def _native(dim: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from tqcli.codebook import distortion_on_gaussian, lloyd_max
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.kv.dump import Dump
-from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
+from tqcli.pipeline.attention import AttentionOptions, compare_attention
 from tqcli.pipeline.cachetype import CacheType
 from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate_all
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
@@ -34,7 +34,7 @@ def compare(
     options : AttentionOptions or None
         None leaves attention out.
     nonfinite, progress
-        As in :func:`tqcli.pipeline.evaluate.evaluate`.
+        As in :func:`tqcli.pipeline.evaluate.evaluate`; with attention, K and V are read twice.
 
     Returns
     -------
@@ -47,11 +47,15 @@ def compare(
     rows: list[dict[str, Any]] = []
     candidates = [Candidate(k, v) for k, v in types]
     results = evaluate_all(dump, candidates, nonfinite=nonfinite, progress=progress)
-    for (k, v), candidate, result in zip(types, candidates, results, strict=True):
+    attention = []
+    if options is not None:
+        attention = compare_attention(
+            dump, candidates, options, nonfinite=nonfinite, progress=progress
+        )
+    for at, ((k, v), result) in enumerate(zip(types, results, strict=True)):
         every = result.rows()
-        if options is not None:
-            attention = evaluate_attention(dump, candidate, options, nonfinite=nonfinite)
-            attention.extend(every)
+        if attention:
+            attention[at].extend(every)
         judge_all(every)
         for row in every:
             if row["layer"] != "all":
