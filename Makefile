@@ -82,7 +82,7 @@ test-numpy:
 	$(PLAIN)/bin/python -m pip install --quiet '.[test]' -C cmake.define.TQ_NATIVE=OFF
 	$(PLAIN)/bin/python -P -m pytest -q
 
-# Peak memory of quantizing 2 GiB: at most 600 MiB.
+# Peak memory of quantizing 2 GiB: at most 200 MiB.
 test-memory: $(VENV)/.dev
 	$(BIN)/python -P benchmarks/memory.py
 
