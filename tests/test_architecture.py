@@ -141,6 +141,11 @@ def test_the_table_grants_nothing_unused() -> None:
     assert granted - used == set()
 
 
+def test_types_are_shipped() -> None:
+    """Type checkers read annotations of an installed package only where it says that it has them."""
+    assert (package() / "py.typed").exists()
+
+
 def test_packages_stay_in_their_places() -> None:
     """One terminal library in one room, one file format in another."""
     wrong = [
