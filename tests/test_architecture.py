@@ -142,7 +142,7 @@ def test_the_table_grants_nothing_unused() -> None:
 
 
 def test_types_are_shipped() -> None:
-    """Type checkers read annotations of an installed package only where it says that it has them."""
+    """A type checker reads an installed package only if it says that it is typed."""
     assert (package() / "py.typed").exists()
 
 
