@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tqcli.blas import use_one_thread
 from tqcli.commands import common
 from tqcli.errors import UsageError
 
@@ -18,7 +19,12 @@ def bench(
         list[str] | None, typer.Option("--kernel", help="Kernel to measure; default: all usable.")
     ] = None,
     operation: Annotated[
-        list[str] | None, typer.Option("--operation", help="Operation to measure; default: all.")
+        list[str] | None,
+        typer.Option(
+            "--operation",
+            help="Operation to measure: encode, decode, decode rotated, pack, unpack, scores, "
+            "scores int8, weighted sum ...; default: all.",
+        ),
     ] = None,
     dtype: Annotated[
         list[str] | None, typer.Option("--dtype", help="float32, float16, bfloat16; default: all.")
@@ -43,6 +49,7 @@ def bench(
 
     Example: tq bench --operation encode --operation decode --threads 1 --threads 2
     """
+    use_one_thread()  # the products of the NumPy kernel count as well
     from tqcli.codecs import codec
     from tqcli.codecs.turbo import TurboCodec
     from tqcli.kernels.measure import OPERATIONS, measure

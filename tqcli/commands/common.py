@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tqcli.blas import use_one_thread
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -117,8 +118,13 @@ def cache_types(
     return CacheType(k or "turbo3", book_k), CacheType(v or "turbo3", book_v)
 
 
-def use_threads(count: int | None) -> None:
-    """Let the kernels use `count` threads, or all cores."""
+def use_threads(count: int | None, *, model: bool = False) -> None:
+    """Let tq use `count` threads, or all cores, and BLAS one in each unless a model runs.
+
+    Comes first in a command: BLAS looks when NumPy is imported, and never again.
+    """
+    if not model:
+        use_one_thread()
     from tqcli import kernels
 
     if count is not None and count < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,9 +54,7 @@ def evaluate(
 
     Example: tq evaluate kv.safetensors -ctk turbo3 -ctv turbo3 --fail-if 'k.p1<0.97'
     """
-    # Attention runs in threads of its own; those of BLAS on top would only fight for the cores.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
+    common.use_threads(threads)
     from tqcli.kv.dump import open_dump
     from tqcli.pipeline.candidate import open_candidate
     from tqcli.pipeline.evaluate import Candidate
@@ -70,7 +67,6 @@ def evaluate(
     from tqcli.report.views import EVALUATE, explain
 
     shown = common.output_of("evaluate", format, json, wide=wide, columns=columns, every=every)
-    common.use_threads(threads)
     options = parse_queries(queries, sinks)
     gates = parse_gates(fail_if, "evaluate")
     chosen = (cache_type_k, cache_type_v, codebook, codebook_k, codebook_v)

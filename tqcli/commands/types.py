@@ -17,7 +17,7 @@ def types(
     """
     from tqcli.codebook import find_codebook, shipped
     from tqcli.codecs import codebook_bits, codec, codec_ids
-    from tqcli.codecs.ggml import QTYPES
+    from tqcli.codecs.ggml import BLOCK_BYTES
     from tqcli.errors import InputError
     from tqcli.report.result import Report
     from tqcli.report.views import TYPES
@@ -45,7 +45,8 @@ def types(
         TYPES,
         rows,
         notes=[
-            f"{', '.join(QTYPES)} also with +rot behind them: llama.cpp's Hadamard rotation first",
+            f"{', '.join(BLOCK_BYTES)} also with +rot behind them: "
+            "llama.cpp's Hadamard rotation first",
             f"codebooks that come with tq (--codebook): {', '.join(books)}",
         ],
         command=common.command_line(),

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tqcli.codebook import distortion_on_gaussian, lloyd_max
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.kv.dump import Dump
-from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
+from tqcli.pipeline.attention import AttentionOptions, compare_attention
 from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
+from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate_all
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 from tqcli.report.verdict import judge_all
 
@@ -36,7 +34,7 @@ def compare(
     options : AttentionOptions or None
         None leaves attention out.
     nonfinite, progress
-        As in :func:`tqcli.pipeline.evaluate.evaluate`.
+        As in :func:`tqcli.pipeline.evaluate.evaluate`; with attention, K and V are read twice.
 
     Returns
     -------
@@ -47,15 +45,17 @@ def compare(
         that the side is judged by: ``worst_layer``, ``worst_layer_error``.
     """
     rows: list[dict[str, Any]] = []
-    first: Evaluation | None = None
-    for k, v in types:
-        candidate = Candidate(k, v)
-        result = evaluate(dump, candidate, nonfinite=nonfinite, progress=progress)
-        first = first or result
+    candidates = [Candidate(k, v) for k, v in types]
+    results = evaluate_all(dump, candidates, nonfinite=nonfinite, progress=progress)
+    attention = []
+    if options is not None:
+        attention = compare_attention(
+            dump, candidates, options, nonfinite=nonfinite, progress=progress
+        )
+    for at, ((k, v), result) in enumerate(zip(types, results, strict=True)):
         every = result.rows()
-        if options is not None:
-            attention = evaluate_attention(dump, candidate, options, nonfinite=nonfinite)
-            attention.extend(every)
+        if attention:
+            attention[at].extend(every)
         judge_all(every)
         for row in every:
             if row["layer"] != "all":
@@ -63,7 +63,7 @@ def compare(
             side = row["side"]
             row["name"] = k.name if k == v else f"{k.name}/{v.name}"
             row["codebook_excess"] = _codebook_excess(result, side)
-            row["worse_than_first"] = None if result is first else _losses(result, first, side)
+            row["worse_than_first"] = None if result is results[0] else _worse(result, side)
             row |= _worst([r for r in every if r["side"] == side and r["layer"] != "all"])
             rows.append(row)
     return rows
@@ -80,10 +80,10 @@ def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"worst_layer": None, "worst_layer_error": None}
 
 
-def _losses(result: Evaluation, first: Evaluation, side: str) -> float | None:
-    mine = result.pooled(side).vector.relative_errors
-    theirs = first.pooled(side).vector.relative_errors
-    return float(np.mean(mine > theirs)) if mine.size else None
+def _worse(result: Evaluation, side: str) -> float | None:
+    vectors = result.pooled(side).vectors
+    worse = sum(count for (_, own), count in result.worse.items() if own == side)
+    return worse / vectors if vectors else None
 
 
 def _codebook_excess(result: Evaluation, side: str) -> float | None:

@@ -53,7 +53,8 @@ def _sum(rows: Sequence[Row], name: str) -> Row:
     for key in first:
         values = [row.get(key) for row in rows]
         if _adds(key):
-            total[key] = sum(value for value in values if value is not None)
+            known = [value for value in values if value is not None]
+            total[key] = sum(known) if known else None
         elif key not in _OWN and all(value == first[key] for value in values):
             total[key] = first[key]
     if "bits_per_value" in first and "bits_per_value" not in total:

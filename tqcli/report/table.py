@@ -128,11 +128,17 @@ def fold(text: str, width: int, *, marks: bool = True) -> list[str]:
     for word in filter(None, (_PARTS if marks else _WORDS).findall(text)):
         if cell_width(lines[-1]) + cell_width(word.rstrip()) > width and lines[-1]:
             lines.append("")
-        while cell_width(word.rstrip()) > width:
-            lines[-1], word = word[:width], word[width:]
-            lines.append("")
-        lines[-1] += word
+        if cell_width(word.rstrip()) > width:
+            lines += _chopped(word, width)
+        else:
+            lines[-1] += word
     return [part.rstrip() for part in lines if part.strip()] or [""]
+
+
+def _chopped(word: str, width: int) -> list[str]:
+    from rich.cells import chop_cells
+
+    return chop_cells(word, width)
 
 
 def cell_width(text: str) -> int:
