@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "metrics": {"codecs", "kernels"},
     "codecs": {"codebook", "kernels", "rotation", "words", "errors"},
     "codebook": {"jsonfile", "words", "errors"},
-    "kernels": {"rotation", "workers", "errors"},
+    "kernels": {"rotation", "workers", "words", "errors"},
     "workers": set(),
     "rotation": set(),
     "rope": {"errors"},

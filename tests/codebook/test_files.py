@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -77,6 +79,17 @@ def test_the_script_never_overwrites(
     (tmp_path / "turbo-3bit.json").write_text("{}")
     assert make.main() == 1
     assert (tmp_path / "turbo-3bit.json").read_text() == "{}"
+
+
+def test_codebooks_of_a_source_tree(root: Path) -> None:
+    """A checkout on the path works without being installed: the files lie beside the package."""
+    if not (root / "tqcli").is_dir():
+        pytest.skip("the tests stand beside an installed package")
+    code = "import tqcli; print(tqcli.__file__, tqcli.codec('turbo3').codebook.id)"
+    command = [sys.executable, "-B", "-c", code]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(root / "tqcli" / "__init__.py"), "turbo-3bit"]
 
 
 @pytest.mark.parametrize("name", [n for n in shipped() if not n.startswith("turbo")])

@@ -261,7 +261,7 @@ def test_compare(qwen: Path) -> None:
         assert {k: by[name, "k"][k] for k in alone} == alone
 
 
-def test_losses_by_hand(smollm: Path) -> None:
+def test_worse_than_first_by_hand(smollm: Path) -> None:
     """The share of vectors that the first type decodes with less error, vector by vector."""
     names = ("turbo3-g64", "turbo2-g64", "q4_0")
     with tqcli.open_dump(smollm) as dump:

@@ -19,6 +19,7 @@ from tqcli.commands.common import Output
 from tqcli.report.figures import ROWS, Figure
 from tqcli.report.render import VERDICT_STYLES
 from tqcli.report.result import Report
+from tqcli.report.table import cell_width
 
 WIDTHS = (80, 100, 120, 160)
 _ESCAPE = re.compile(r"\x1b\[([0-9;]*)m")
@@ -90,7 +91,7 @@ def test_no_line_is_wider(width: int, reports: list[tuple[str, Report]], emit: E
     for name, report in reports:
         for line in plain(emit(report, width)).splitlines():
             longest = max(map(len, line.split()), default=0)
-            assert len(line) <= max(width, longest), (name, line)
+            assert cell_width(line) <= max(width, longest), (name, line)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 from tqcli.codebook.exact import Distribution, lloyd_max
@@ -180,13 +182,17 @@ def _numbers(values: Any, name: str) -> tuple[float, ...]:
 
 def shipped() -> list[str]:
     """Ids of the codebooks that come with tq."""
-    folder = resources.files("tqcli.codebooks")
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
+    return sorted(f.name[:-5] for f in _folder().iterdir() if f.name.endswith(".json"))
 
 
 def _shipped(name: str) -> CodebookSet:
-    path = resources.files("tqcli.codebooks") / f"{name}.json"
-    return loads(path.read_text(encoding="utf-8"), f"{name}.json")
+    return loads((_folder() / f"{name}.json").read_text(encoding="utf-8"), f"{name}.json")
+
+
+def _folder() -> Traversable:
+    """Where shipped codebooks lie: in the installed package, or beside it in a source tree."""
+    installed = resources.files("tqcli") / "codebooks"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "codebooks"
 
 
 def find_codebook(name: str) -> CodebookSet:

@@ -25,8 +25,7 @@ def refuse_others(kind: str, mine: Given, others: Iterable[Given]) -> None:
     for options in others:
         for option, value in options.items():
             if option not in mine and value not in (None, False, []):
-                legal = ", ".join(mine)
-                raise UsageError(f"{option}: means nothing for a {kind} source; legal are {legal}")
+                raise UsageError(f"{option}: means nothing for a {kind} source; leave it out")
 
 
 def check_output(path: Path, *, force: bool) -> None:

@@ -148,13 +148,13 @@ def _plans(
     pairs: list[str], books: tuple[str | None, ...], rules: list[str], keep_first: int
 ) -> list[CachePlan]:
     from tqcli.model.cacheplan import CachePlan, parse_rule, parse_type
-    from tqcli.pipeline.cachetype import parse_pair
+    from tqcli.pipeline.cachetype import parse_pairs
 
     book_k, book_v = common.codebooks(*books)
     exceptions = tuple(parse_rule(rule) for rule in rules)
     return [
         CachePlan(parse_type(k, "k", book_k), parse_type(v, "v", book_v), exceptions, keep_first)
-        for k, v in map(parse_pair, pairs)
+        for k, v in parse_pairs(pairs)
     ]
 
 

@@ -63,7 +63,7 @@ def compare(
             side = row["side"]
             row["name"] = k.name if k == v else f"{k.name}/{v.name}"
             row["codebook_excess"] = _codebook_excess(result, side)
-            row["worse_than_first"] = None if result is results[0] else _losses(result, side)
+            row["worse_than_first"] = None if result is results[0] else _worse(result, side)
             row |= _worst([r for r in every if r["side"] == side and r["layer"] != "all"])
             rows.append(row)
     return rows
@@ -80,10 +80,10 @@ def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"worst_layer": None, "worst_layer_error": None}
 
 
-def _losses(result: Evaluation, side: str) -> float | None:
+def _worse(result: Evaluation, side: str) -> float | None:
     vectors = result.pooled(side).vectors
-    losses = sum(count for (_, own), count in result.losses.items() if own == side)
-    return losses / vectors if vectors else None
+    worse = sum(count for (_, own), count in result.worse.items() if own == side)
+    return worse / vectors if vectors else None
 
 
 def _codebook_excess(result: Evaluation, side: str) -> float | None:

@@ -51,7 +51,7 @@ class Evaluation:
         By layer and side; empty for a second dump.
     head_dims : dict
         By layer and side.
-    losses : dict
+    worse : dict
         By layer and side, how many vectors the first candidate decodes with less error.
     cleaner : Cleaner
     """
@@ -59,7 +59,7 @@ class Evaluation:
     stats: dict[tuple[int, str, int | None], Stats]
     codecs: dict[tuple[int, str], tuple[Codec, ...]]
     head_dims: dict[tuple[int, str], int]
-    losses: dict[tuple[int, str], int]
+    worse: dict[tuple[int, str], int]
     cleaner: Cleaner
 
     def __repr__(self) -> str:
@@ -182,7 +182,7 @@ def evaluate_all(
             result.stats |= {(*place, head): stats for head, stats in one.stats.items()}
             result.codecs[place] = source.codecs
             result.head_dims[place] = tensor.shape[3]
-            result.losses[place] = one.losses
+            result.worse[place] = one.worse
     return results
 
 

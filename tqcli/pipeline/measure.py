@@ -28,12 +28,12 @@ class Measured:
     ----------
     stats : dict
         By head, or of all heads under None.
-    losses : int
+    worse : int
         Vectors that the first source decodes with less error.
     """
 
     stats: dict[int | None, Stats] = field(default_factory=dict)
-    losses: int = 0
+    worse: int = 0
 
 
 def measure(
@@ -78,7 +78,7 @@ def measure(
             if len(found) > 1:
                 relative = _relative(rows)
                 best = relative if best is None else best
-                one.losses += int(np.count_nonzero(relative > best))
+                one.worse += int(np.count_nonzero(relative > best))
         progress(piece.nbytes * len(found))
     return found
 
