@@ -6,6 +6,7 @@ What the command ``tq`` does, these names do with NumPy arrays and no files::
     fit_codebook             Lloyd-Max codebook of arrays
     evaluate                 what decoding did to the vectors, and to K without its mean
     open_dump, open_packed   containers on disk
+    Plan, parse_plan         how a whole cache is stored: "turbo3+center/turbo3,keep-first=4"
     quantize, unpack         dump -> packed cache -> dump
 """
 

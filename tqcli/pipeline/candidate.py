@@ -93,7 +93,7 @@ class PlanCandidate(Candidate):
         side, tokens = self._sides.of(self.plan, tensor)
         decode = partial(_encode_and_decode, side, tokens)
         return Source(
-            str(side.type),
+            side.label,
             tuple(side.codecs),
             side.bits_per_value(tokens),
             lambda count: repeat(decode, -(-tensor.vectors // count)),

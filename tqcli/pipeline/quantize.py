@@ -127,7 +127,7 @@ class _Encoding:
     def record(self) -> dict[str, Any]:
         """What the file says of the blocks."""
         record = blocks_record(self.side.codecs, self.tensor.shape[3], self.tensor.dtype.name)
-        record["type"] = str(self.side.type)
+        record["type"] = self.side.label
         if any(self.side.keep):
             record["keep"] = list(self.side.keep)
         if (center := self.side.center) is not None:
@@ -164,7 +164,7 @@ class _Encoding:
         bits = [bits_per_value(self.plan, [shape], length) for length in LENGTHS]
         return {
             "tensor": self.tensor.name,
-            "type": str(self.side.type),
+            "type": self.side.label,
             "mean": None if self.side.center is None else str(self.side.center),
             "values": values,
             "bytes_in": entry.nbytes,

@@ -130,15 +130,16 @@ class PlanOptions:
         """
         if self.types and (self.cache_type_k or self.cache_type_v):
             raise UsageError("give -t, or -ctk and -ctv, not both")
-        texts = list(self.types)
+        texts, books = list(self.types), self._books()
+        made: list[Plan] = []
         if self.cache_type_k or self.cache_type_v:
-            texts = [f"{self.cache_type_k or DEFAULT_TYPE}/{self.cache_type_v or DEFAULT_TYPE}"]
-        if not texts and not self.files:
+            k = parse_type(self.cache_type_k or DEFAULT_TYPE, "k", books[0])
+            made.append(Plan(k, parse_type(self.cache_type_v or DEFAULT_TYPE, "v", books[1])))
+        elif not texts and not self.files:
             texts = list(default)
-        books = self._books()
         rules = tuple(map(parse_rule, self.layers))
         used = self._calibration()
-        made = [parse_plan(text, *books) for text in texts]
+        made += [parse_plan(text, *books) for text in texts]
         plans = [replace(plan, calibration=used) for plan in made]
         return [self._complete(plan, rules) for plan in (*plans, *map(read_plan, self.files))]
 

@@ -20,7 +20,7 @@ from tqcli.errors import InputError
 from tqcli.plan.center import Center
 from tqcli.plan.plan import Plan
 from tqcli.plan.tokens import Tokens
-from tqcli.plan.types import Side
+from tqcli.plan.types import Side, SideType
 
 F16 = NDArray[np.float16]
 
@@ -126,7 +126,7 @@ class SidePlan:
         where: str | None = None,
     ) -> None:
         self.where = where or f"layers.{layer}.{side}"
-        self.type = plan.type_of(layer, side)
+        self.type: SideType | None = plan.type_of(layer, side)
         self.codecs = self.type.codecs_for(layer, side, heads, head_dim)
         self.heads, self.head_dim = heads, head_dim
         # Floats are stored as they are: there is nothing to keep from being coded.
@@ -152,8 +152,13 @@ class SidePlan:
         """What a packed file says of a side: its codecs, tokens kept first and last, its mean."""
         made = cls.__new__(cls)
         made.where, made.codecs, made.heads, made.head_dim = where, codecs, heads, head_dim
-        made._keep, made.center = keep, center
+        made._keep, made.center, made.type = keep, center, None
         return made
+
+    @property
+    def label(self) -> str:
+        """Codec and modifiers; a size that +rot chose stands in it."""
+        return "+".join((self.codecs.id, *(self.type.modifiers if self.type else ())))
 
     @property
     def keep(self) -> tuple[int, int]:
@@ -176,12 +181,17 @@ class SidePlan:
         """Runs of tokens, (first, behind the last), that stay in float16."""
         return tokens.kept(*self._keep, self.where) if any(self._keep) else ()
 
-    def bits_per_value(self, tokens: Tokens) -> float:
-        """Stored bits for each value of one row of `tokens`: blocks, kept tokens and the mean."""
+    def bits_per_value(self, tokens: Tokens) -> float | None:
+        """Stored bits for each value of one row of `tokens`: blocks, kept tokens and the mean.
+
+        None where there are no tokens.
+        """
+        if not tokens.seq_len:
+            return None
         kept = sum(stop - first for first, stop in self.kept(tokens))
         floats = kept + (self.center is not None)
         coded = (tokens.seq_len - kept) * self.codecs.bits_per_value(self.head_dim)
-        return (coded + 16 * floats) / max(tokens.seq_len, 1)
+        return (coded + 16 * floats) / tokens.seq_len
 
     def encode(self, first: int, piece: Floats, tokens: Tokens) -> Coded:
         """Encode vectors.
