@@ -95,8 +95,9 @@ class PlanOptions:
     keep_first, keep_last : int, optional
         For every plan that does not say its own number.
     codebook, codebook_k, codebook_v : str, optional
-        Files, or ids of shipped codebooks.
+        For types of ``-t``, ``-ctk`` and ``-ctv``: files, or ids of shipped codebooks.
     calibration : Path, optional
+        For every plan that does not name its own.
     files : sequence of Path
         Plan files of ``--plan``.
     """
@@ -139,9 +140,9 @@ class PlanOptions:
             texts = list(default)
         rules = tuple(map(parse_rule, self.layers))
         used = self._calibration()
-        made += [parse_plan(text, *books) for text in texts]
-        plans = [replace(plan, calibration=used) for plan in made]
-        return [self._complete(plan, rules) for plan in (*plans, *map(read_plan, self.files))]
+        plans = made + [parse_plan(text, *books) for text in texts]
+        plans += map(read_plan, self.files)
+        return [self._complete(plan, rules, used) for plan in plans]
 
     def one(self) -> Plan:
         """The plan of a command that takes one.
@@ -156,13 +157,15 @@ class PlanOptions:
             raise UsageError(f"{len(plans)} plans; this command takes one")
         return plans[0]
 
-    def _complete(self, plan: Plan, rules: tuple[LayerRule, ...]) -> Plan:
-        first, last = plan.keep_first, plan.keep_last
+    def _complete(
+        self, plan: Plan, rules: tuple[LayerRule, ...], calibration: CalibrationFile | None
+    ) -> Plan:
         return replace(
             plan,
             rules=(*plan.rules, *rules),
-            keep_first=first or (self.keep_first or 0),
-            keep_last=last or (self.keep_last or 0),
+            keep_first=plan.keep_first or self.keep_first or 0,
+            keep_last=plan.keep_last or self.keep_last or 0,
+            calibration=plan.calibration or calibration,
         )
 
     def _books(self) -> tuple[Book | None, Book | None]:
