@@ -30,6 +30,7 @@ PAGES = (
     "docs/format.md",
     "docs/measures.md",
     "docs/python.md",
+    "docs/stored-caches.md",
 )
 
 

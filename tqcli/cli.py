@@ -18,12 +18,14 @@ from typer.exceptions import TyperException
 from tqcli.commands.bench import bench
 from tqcli.commands.calibrate import calibrate
 from tqcli.commands.compare import compare
+from tqcli.commands.convert import convert
 from tqcli.commands.dump import dump
 from tqcli.commands.evaluate import evaluate
 from tqcli.commands.figures import figures
 from tqcli.commands.fit_codebook import fit_codebook
 from tqcli.commands.inspect import inspect
 from tqcli.commands.quantize import quantize
+from tqcli.commands.restore import restore
 from tqcli.commands.score import score
 from tqcli.commands.types import types
 from tqcli.commands.unpack import unpack
@@ -45,6 +47,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Look": (inspect, types, figures),
     "Measure": (evaluate, compare, score),
     "Make": (dump, fit_codebook, calibrate, quantize, unpack),
+    "Engine": (restore, convert),
     "Machine": (bench,),
 }
 _NEED_NO_ARGUMENTS = (types, figures, bench)

@@ -6,14 +6,15 @@ What the jobs do most of the time (reading, hashing, kernels, writing) lets go o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
 
 _local = threading.local()
+_lock = threading.Lock()
 
 
 class Stopped(BaseException):
@@ -34,41 +35,48 @@ def run(jobs: Sequence[Callable[[], T]], threads: int) -> list[T]:
     count = min(threads, len(jobs))
     if count <= 1:
         return [job() for job in jobs]
-    stop = threading.Event()
-
-    def begin(job: Callable[[], T]) -> T:
-        with _inside(stop, max(threads // count, 1)):
-            check()
-            return job()
-
+    state = _State(max(threads // count, 1), len(jobs))
     with ThreadPoolExecutor(count, thread_name_prefix="tq-worker") as pool:
-        futures = [pool.submit(begin, job) for job in jobs]
+        futures = [pool.submit(_begin, state, index, job) for index, job in enumerate(jobs)]
         try:
             return [future.result() for future in futures]
         except BaseException:
-            stop.set()
+            state.failed = -1  # an interrupt of this thread ends all of them
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-@contextmanager
-def _inside(stop: threading.Event, threads: int) -> Iterator[None]:
-    _local.stop, _local.threads = stop, threads
+@dataclass
+class _State:
+    """What the jobs of one :func:`run` know of each other."""
+
+    threads: int  # for each job
+    failed: int  # the first job that failed; beyond the last while none has
+
+
+def _begin(state: _State, index: int, job: Callable[[], T]) -> T:
+    _local.state, _local.index = state, index
     try:
-        yield
+        check()
+        return job()
+    except BaseException:
+        with _lock:
+            state.failed = min(state.failed, index)
+        raise
     finally:
-        del _local.stop, _local.threads
+        del _local.state, _local.index
 
 
 def share() -> int | None:
     """Threads that the job of the calling thread may use; None outside of jobs."""
-    return getattr(_local, "threads", None)
+    state = getattr(_local, "state", None)
+    return None if state is None else int(state.threads)
 
 
 def check() -> None:
-    """End the calling job if another has failed; called wherever a job has done a piece of work."""
-    stop = getattr(_local, "stop", None)
-    if stop is not None and stop.is_set():
+    """End the calling job if one before it failed; called for every piece of work in a job."""
+    state = getattr(_local, "state", None)
+    if state is not None and state.failed < _local.index:
         raise Stopped
 
 

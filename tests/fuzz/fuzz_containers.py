@@ -162,8 +162,7 @@ def read_dump(path: Path) -> None:
     show(inspect_path(path, verify=True).rows, inspect_path(path).notes)
     with open_dump(path) as dump:
         dump.token_ids()
-        result = evaluate(dump, Candidate(TURBO3, TURBO3))
-        rows = result.rows(per_head=True)
+        rows = evaluate(dump, Candidate(TURBO3, TURBO3), per_head=True).rows()
         render(Report("", "", EVALUATE, rows, explain(rows)), "json")
         fit_codebook([dump], FitOptions(bits=1), "x")
         target = path.with_name("out.safetensors")

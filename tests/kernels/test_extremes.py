@@ -23,6 +23,7 @@ NUMBERS = (-2**63, -2**62, -2**31, -64, -1, 0, 1, 3, 64, 2**31, 2**61, 2**62, 2*
            2**63 - 1)
 capsule = kernels.layout_capsule(codec("turbo3").layout)
 f32 = lambda *shape: np.ones(shape, np.float32)
+f64 = lambda *shape: np.ones(shape)
 u8 = lambda *shape: np.zeros(shape, np.uint8)
 f16, i8 = np.ones((5, 128), np.float16), np.ones((2, 128), np.int8)
 index = int(sys.argv[1])
@@ -40,6 +41,9 @@ calls = {
     "take_mean": (index, 128, 64, False, f32(5, 64), f32(5, 64), f16, 1, f32(128), f32(5, 128)),
     "give_mean": (index, 128, 64, True, f32(5, 64), f32(5, 64), f32(5, 128), 1, f32(128), f16 + 0),
     "sum_keys": (index, 128, 64, False, f32(5, 64), f32(5, 64), f16, 1, np.ones(128), 0, 64),
+    "errors": (index, f32(5, 128), 0, f32(5, 128), 128, f64(5, 5), f64(2, 128)),
+    "moments": (index, f32(5, 128), 0, 128, f32(128), f64(2)),
+    "summarize": (f64(5, 5), f64(7), np.zeros(5, np.uint32)),
 }
 missing = {name for name in dir(choose.native) if name[0] != "_"} - set(calls) - {"kernels"}
 assert not missing, missing

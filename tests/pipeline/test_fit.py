@@ -105,14 +105,14 @@ def test_tables_reach_their_heads(gaussian: Make, tmp_path: Path) -> None:
     kind = tqcli.CacheType("turbo2", book)
     with tqcli.open_dump(path) as dump:
         target, _ = tqcli.quantize(dump, tmp_path / "p.safetensors", kind, kind)
-        direct = evaluate(dump, Candidate(kind, kind)).rows(per_head=True)
+        direct = evaluate(dump, Candidate(kind, kind), per_head=True).rows()
     x = load_file(path)["layers.0.k"]
     with tqcli.open_packed(target) as packed:
         assert len(packed.tensors[0].codecs) == 2
         blocks = packed.tensors[0].stored.read()
         back = load_file(tqcli.unpack(packed, tmp_path / "b.safetensors"))["layers.0.k"]
         with tqcli.open_dump(path) as dump:
-            stored = evaluate(dump, Candidate(packed=packed)).rows(per_head=True)
+            stored = evaluate(dump, Candidate(packed=packed), per_head=True).rows()
     for head in range(2):
         codec = tqcli.codec("turbo2", codebook=book.find(0, "k", head))
         assert np.array_equal(blocks[0, head], codec.encode(x[0, head]))

@@ -95,6 +95,7 @@ def reports(
     shape = (1, 2, 7, 64)
     np.savez(array, **{f"layers.0.{side}": np.zeros(shape, np.float16) for side in "kv"})
     axes = ("--axes", "batch,head,seq,dim")
+    slot, heads = fixtures / "llamacpp/f16-flash-slot.bin", ("--heads", 3, "--head-dim", 64)
     types = [word for name in ("turbo3", "turbo2", "q8_0") for word in ("-t", name)]
     commands: list[tuple[object, ...]] = [
         ("quantize", smollm, "-o", packed),
@@ -105,6 +106,10 @@ def reports(
         *(("inspect", path) for path in (smollm, packed, book, write_gguf(folder / "m.gguf"))),
         ("inspect", fixtures / "llamacpp/q8_0-flash-seq.bin"),
         ("inspect", array, *axes),
+        ("inspect", slot, "--for", slot),
+        ("convert", slot, "-o", folder / "c.bin", *heads),
+        ("dump", slot, "-o", folder / "s.safetensors", *heads),
+        ("restore", folder / "s.safetensors", "-o", folder / "r.bin"),
         ("evaluate", smollm, "--per-head", "--queries", 64),
         ("evaluate", qwen),
         ("compare", smollm, "--queries", 64, "--model", "none", *types),

@@ -91,7 +91,7 @@ def test_no_line_is_wider(width: int, reports: list[tuple[str, Report]], emit: E
     for name, report in reports:
         for line in plain(emit(report, width)).splitlines():
             longest = max(map(len, line.split()), default=0)
-            assert len(line) <= max(width, longest), (name, line)
+            assert cell_width(line) <= max(width, longest), (name, line)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

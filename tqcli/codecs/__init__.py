@@ -67,8 +67,8 @@ def codec(
     """
     if codebook is not None:
         if name not in turbo.SPECS:
-            takes = ", ".join(turbo.SPECS)
-            raise UsageError(f"{name}: takes no codebook; {takes} do")
+            hint = suggest(name, turbo.SPECS, "tq types")
+            raise UsageError(f"{name}: takes no codebook, the turbo types do{hint}")
         return turbo.TurboCodec(name, codebook)
     for names, make in _FAMILIES:
         if name in names:

@@ -19,7 +19,12 @@ def bench(
         list[str] | None, typer.Option("--kernel", help="Kernel to measure; default: all usable.")
     ] = None,
     operation: Annotated[
-        list[str] | None, typer.Option("--operation", help="Operation to measure; default: all.")
+        list[str] | None,
+        typer.Option(
+            "--operation",
+            help="Operation to measure: encode, decode, decode rotated, pack, unpack, scores, "
+            "scores int8, weighted sum ...; default: all.",
+        ),
     ] = None,
     dtype: Annotated[
         list[str] | None, typer.Option("--dtype", help="float32, float16, bfloat16; default: all.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tqcli.commands import common, dump_sources
+from tqcli.commands import common, dump_sources, save_files
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def dump(
     ] = None,
     rotation: Annotated[
         str | None,
-        typer.Option(help="auto (default), none or the Hadamard size.", rich_help_panel=_SAVE),
+        typer.Option(help=save_files.ROTATION_HELP, rich_help_panel=_SAVE),
     ] = None,
     packed: Annotated[
         bool,
@@ -211,7 +212,12 @@ def dump(
         rows,
         notes=list(info.notes),
         command=common.command_line(),
-        extra={"output": result, "source": dict(info.provenance)},
+        extra={"output": result, "source": _without_envelope(info.provenance)},
         brief=alike(rows),
     )
     shown.emit(report)
+
+
+def _without_envelope(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance for a report: a save file's envelope is as long as its prompt."""
+    return {key: value for key, value in source.items() if key != "envelope"}

@@ -45,7 +45,8 @@ def types(
         TYPES,
         rows,
         notes=[
-            f"{', '.join(BLOCK_BYTES)} also with +rot behind them: llama.cpp's Hadamard rotation first",
+            f"{', '.join(BLOCK_BYTES)} also with +rot behind them: "
+            "llama.cpp's Hadamard rotation first",
             f"codebooks that come with tq (--codebook): {', '.join(books)}",
         ],
         command=common.command_line(),

@@ -36,9 +36,8 @@ from tqcli.kv.writer import Spec, TensorWriter, nbytes
 
 __all__ = ["INDEX_SUFFIX", "SUFFIX", "Container", "ContainerWriter", "Spec", "Stored", "place_of"]
 
-# Read at a time: large enough that Python's share is small, and it stays in a core's cache while
-# it is hashed and encoded.
-PIECE_BYTES = 2 << 20
+# Read at a time: large enough that threads seldom wait for the GIL, small beside any tensor.
+PIECE_BYTES = 4 << 20
 _PLACE = re.compile(r"layers\.(?P<layer>0|[1-9][0-9]{0,5})\.(?P<what>[a-z_.]+)")
 
 
@@ -317,10 +316,13 @@ class ContainerWriter:
         So making the pieces (reading, coding), hashing and writing them overlap. The file does
         not depend on the number of threads.
         """
+        threads = choose.threads()
+        if threads > 1:
+            threads += 1  # there is work for a core while one thread waits for disk or GIL
         jobs: list[Callable[[], None]] = [
             partial(self.write, name, pieces) for name, pieces in tensors
         ]
-        workers.run(jobs, choose.threads())
+        workers.run(jobs, threads)
 
     def __exit__(
         self,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqcli.codebook import Codebook, Histogram, fit
 from tqcli.codecs.base import require_finite
 from tqcli.errors import InputError
-from tqcli.metrics import OffsetStats, VectorStats
+from tqcli.metrics import Stats
 from tqcli.pipeline.fit import FitOptions, add_vectors
 
 
@@ -52,12 +52,11 @@ def evaluate(x: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float | int | 
     for name, array in (("first", x), ("second", decoded)):
         if not np.isfinite(array).all():
             raise InputError(f"evaluate: the {name} array holds NaN or Inf; give finite values")
-    vector, offset = VectorStats(), OffsetStats()
+    stats = Stats(offset=True)
     pairs = zip(x.reshape(-1, *x.shape[-2:]), decoded.reshape(-1, *x.shape[-2:]), strict=True)
     for head, (a, b) in enumerate(pairs):
-        vector.add(a, b)
-        offset.add(head, a, b)
-    return vector.measures() | offset.measures()
+        stats.add(a, b, row=head)
+    return stats.measures() | stats.offset_measures()
 
 
 def fit_codebook(

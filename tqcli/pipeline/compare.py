@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tqcli.codebook import distortion_on_gaussian, lloyd_max
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.kv.dump import Dump
 from tqcli.pipeline.attention import AttentionOptions, compare_attention
 from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
+from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate_all
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 from tqcli.report.verdict import judge_all
 
@@ -47,16 +45,14 @@ def compare(
         that the side is judged by: ``worst_layer``, ``worst_layer_error``.
     """
     rows: list[dict[str, Any]] = []
-    first: Evaluation | None = None
     candidates = [Candidate(k, v) for k, v in types]
+    results = evaluate_all(dump, candidates, nonfinite=nonfinite, progress=progress)
     attention = []
     if options is not None:
         attention = compare_attention(
             dump, candidates, options, nonfinite=nonfinite, progress=progress
         )
-    for at, ((k, v), candidate) in enumerate(zip(types, candidates, strict=True)):
-        result = evaluate(dump, candidate, nonfinite=nonfinite, progress=progress)
-        first = first or result
+    for at, ((k, v), result) in enumerate(zip(types, results, strict=True)):
         every = result.rows()
         if attention:
             attention[at].extend(every)
@@ -67,7 +63,7 @@ def compare(
             side = row["side"]
             row["name"] = k.name if k == v else f"{k.name}/{v.name}"
             row["codebook_excess"] = _codebook_excess(result, side)
-            row["worse_than_first"] = None if result is first else _losses(result, first, side)
+            row["worse_than_first"] = None if result is results[0] else _worse(result, side)
             row |= _worst([r for r in every if r["side"] == side and r["layer"] != "all"])
             rows.append(row)
     return rows
@@ -84,10 +80,10 @@ def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"worst_layer": None, "worst_layer_error": None}
 
 
-def _losses(result: Evaluation, first: Evaluation, side: str) -> float | None:
-    mine = result.pooled(side).vector.relative_errors
-    theirs = first.pooled(side).vector.relative_errors
-    return float(np.mean(mine > theirs)) if mine.size else None
+def _worse(result: Evaluation, side: str) -> float | None:
+    vectors = result.pooled(side).vectors
+    worse = sum(count for (_, own), count in result.worse.items() if own == side)
+    return worse / vectors if vectors else None
 
 
 def _codebook_excess(result: Evaluation, side: str) -> float | None:

@@ -81,13 +81,15 @@ def evaluate_and_judge(
     """
     if options is not None and options.positions is not None:
         require_queries(dump)
-    evaluation = evaluate(dump, candidate, nonfinite=nonfinite, progress=progress)
+    evaluation = evaluate(
+        dump, candidate, per_head=per_head, nonfinite=nonfinite, progress=progress
+    )
     attention = AttentionEvaluation()
     if options is not None:
         attention = evaluate_attention(
             dump, candidate, options, nonfinite=nonfinite, progress=progress
         )
-    rows = evaluation.rows(per_head=per_head)
+    rows = evaluation.rows()
     attention.extend(rows)
     judge_all(rows)
     remedies = {side: _remedy(dump, rows, side, nonfinite) for side in "kv" if faults(rows, side)}

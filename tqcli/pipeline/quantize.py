@@ -75,9 +75,8 @@ def quantize(
         record["tensors"][blocks] = blocks_record(made, head_dim, tensor.dtype.name)
     writer = ContainerWriter(path, specs, record, max_shard_bytes=max_shard_bytes, force=force)
     dump.require_apart(writer.replaced)
-    jobs = [
-        _Encoding(dump, tensor, made, Cleaner(nonfinite), serial(progress)) for tensor, made in plan
-    ]
+    one = serial(progress)
+    jobs = [_Encoding(dump, tensor, made, Cleaner(nonfinite), one) for tensor, made in plan]
     with writer:
         for name, _, _ in specs[: len(specs) - len(plan)]:
             writer.write(name, (piece for _, piece in dump.stored[name].pieces()))

@@ -112,8 +112,8 @@ def decoded(
             return codec.codes(blocks)
         return codec.decode(blocks, tensor.head_dim, domain=domain, dtype=out)
 
-    # Blocks unfold to several times their bytes, which should stay in cache too.
-    for first, piece in tensor.stored.pieces(axes=2, limit=PIECE_BYTES // 4):
+    # Blocks unfold to several times their bytes.
+    for first, piece in tensor.stored.pieces(axes=2, limit=PIECE_BYTES // 8):
         blocks = piece.reshape(-1, *blocks_shape)
         yield decode_piece(where, tensor.codecs, tensor.shape, first, blocks, decode)
         progress(piece.nbytes)

@@ -38,6 +38,7 @@ INSPECT: Keys = (
     "tensor", "type", "batch", "heads", "query_heads", "seq_len", "head_dim", "head_dim_v",
     "bits_per_value", "bytes", "zeroed_values", "gaussian_distortion", "levels",
 )  # fmt: skip
+ACCEPTED: Keys = ("check", "file", "server", "refusal")
 FIT_CODEBOOK: Keys = (
     "table", "distortion", "distortion_train", "distortion_held_out", "distortion_gaussian", "gain",
 )  # fmt: skip

@@ -195,4 +195,5 @@ const tq_kernel tq_avx2 = {
     .decode = decode,
     .pack = pack,
     .unpack = unpack,
+    .stats = &tq_stats_avx2,
 };

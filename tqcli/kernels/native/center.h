@@ -22,8 +22,8 @@ typedef struct {
                       void *out);
     /* Add to sums[dim] every row turned back, pairs first to last - 1 of it; whoever has the last
      * pairs adds the values that are not turned too. */
-    void (*sum_keys)(const tq_turn *t, const void *x, enum tq_float type, size_t first,
-                     size_t last, double *sums);
+    void (*sum_keys)(const tq_turn *t, const void *x, enum tq_float type, size_t first, size_t last,
+                     double *sums);
 } tq_center_ops;
 
 extern const tq_center_ops tq_center_portable, tq_center_avx2, tq_center_avx512;

@@ -100,8 +100,7 @@ static PyObject *sum_keys(PyObject *module, PyObject *args) {
     if (check(&c, dim, pairs, c.type == TQ_F32 ? 4 : 2) < 0 ||
         holds(&c, OTHER, 1, c.turn.dim, sizeof(double)) < 0)
         return finish(&c, 1);
-    if (first < 0 || first > last || last > pairs)
-        return finish(&c, fail("pairs outside the row"));
+    if (first < 0 || first > last || last > pairs) return finish(&c, fail("pairs outside the row"));
     for (int i = 0; i < OTHER; i++)
         if (tq_check_apart(&b[i], &b[OTHER]) < 0) return finish(&c, 1);
     PyThreadState *state = let_go(&c);

@@ -59,7 +59,7 @@ static void turn(const tq_turn *t, const float *cosine, const float *sine, const
 }
 
 static void take_mean(const tq_turn *t, const void *x, enum tq_float type, const float *mean,
-                  float *out) {
+                      float *out) {
     const uint8_t *from = x;
     float row[TQ_MAX_TURN], turned[TQ_MAX_TURN];
     for (size_t r = 0; r < t->rows; r++) {
@@ -72,7 +72,7 @@ static void take_mean(const tq_turn *t, const void *x, enum tq_float type, const
 }
 
 static void give_mean(const tq_turn *t, const float *x, enum tq_float type, const float *mean,
-                  void *out) {
+                      void *out) {
     uint8_t *to = out;
     float row[TQ_MAX_TURN], turned[TQ_MAX_TURN];
     for (size_t r = 0; r < t->rows; r++) {
@@ -86,7 +86,7 @@ static void give_mean(const tq_turn *t, const float *x, enum tq_float type, cons
 
 /* Each of the two products is exact in float64, their sum is rounded once, and the total again. */
 static void sum_keys(const tq_turn *t, const void *x, enum tq_float type, size_t first, size_t last,
-                 double *sums) {
+                     double *sums) {
     const size_t step = t->interleaved ? 2 : 1, apart = t->interleaved ? 1 : t->pairs;
     const uint8_t *from = x;
     float row[TQ_MAX_TURN];

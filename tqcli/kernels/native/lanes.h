@@ -25,30 +25,11 @@
 #include <string.h>
 
 #include "blocks.h"
+#include "butterflies.h"
 #include "tq.h"
 
 /* Words of 32 bits in a code row. */
 #define WORDS (TQ_MAX_CODES / 4)
-
-TQ_INLINE void stage(V *v, int count, int stride) {
-    TQ_UNROLL
-    for (int i = 0; i < count; i++)
-        if (!(i & stride)) {
-            const V a = v[i], b = v[i + stride];
-            v[i] = v_add(a, b);
-            v[i + stride] = v_sub(a, b);
-        }
-}
-
-/* Butterflies of strides 1, 2, 4 ... over `count` registers; spelled out, since a loop over the
- * strides would send the registers to memory. */
-TQ_INLINE void butterflies(V *v, int count) {
-    if (count > 1) stage(v, count, 1);
-    if (count > 2) stage(v, count, 2);
-    if (count > 4) stage(v, count, 4);
-    if (count > 8) stage(v, count, 8);
-    if (count > 16) stage(v, count, 16);
-}
 
 #include "lanes_decode.h"
 #include "lanes_encode.h"

@@ -166,6 +166,7 @@ static PyMethodDef methods[] = {
 
 static int fill(PyObject *module) {
     if (PyModule_AddFunctions(module, tq_center_methods) < 0) return -1;
+    if (PyModule_AddFunctions(module, tq_stats_methods) < 0) return -1;
 #ifdef TQ_HAVE_ATTEND
     if (PyModule_AddFunctions(module, tq_attend_methods) < 0) return -1;
 #endif

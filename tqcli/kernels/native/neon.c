@@ -167,4 +167,5 @@ const tq_kernel tq_neon = {
     .decode = decode,
     .pack = pack,
     .unpack = unpack,
+    .stats = &tq_stats_neon,
 };

@@ -2,7 +2,7 @@
 
 from tqcli.report.figures.figure import BYTES, PROSE, Figure, group
 
-_SHAPES = ("inspect", "dump")
+_SHAPES = ("inspect", "dump", "restore", "convert")
 _TABLE = "Σ(y - ŷ)² / Σy² over values y of rotated unit vectors"
 
 FIGURES = (
@@ -15,7 +15,7 @@ FIGURES = (
                reports=("inspect",)),
         Figure("seq_len", "tokens of a sequence", "tokens", "≥ 0", "d", 2),
         Figure("head_dim", "values of a vector: one head of one token", "values", "≥ 1", "d", 2,
-               reports=("inspect", "dump", "calibrate")),
+               reports=(*_SHAPES, "calibrate")),
         Figure("head_dim_v", "the same of V, in models", "values", "≥ 1", "d", 4,
                reports=("inspect",)),
         Figure("bytes", "size of the tensor in the file", "bytes", "≥ 0", BYTES, 1, adds=True),
@@ -24,6 +24,14 @@ FIGURES = (
         Figure("gaussian_distortion", "Σ(y - ŷ)² / Σy² of the codebook on N(0, 1)", "",
                "0 to 1", ".6f", 1, reports=("inspect",)),
         Figure("levels", "centroids of the codebook", style=PROSE, rank=3, reports=("inspect",)),
+    ),
+    *group(
+        "sources/llamacpp/accept.py",
+        ("inspect",),
+        Figure("check", "what llama.cpp's loader compares (`--for`)", rank=0),
+        Figure("file", "what the save file has", rank=0),
+        Figure("server", "what the server expects, read off the file that it saved", rank=0),
+        Figure("refusal", "the loader's message; empty if the check passes", style=PROSE, rank=1),
     ),
     *group(
         "pipeline/quantize.py",

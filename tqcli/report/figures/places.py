@@ -2,7 +2,7 @@
 
 from tqcli.report.figures.figure import Figure, group
 
-_FILES = ("quantize", "unpack", "dump", "inspect")
+_FILES = ("quantize", "unpack", "dump", "inspect", "restore", "convert")
 
 FIGURES = (
     *group(

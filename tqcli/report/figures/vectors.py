@@ -6,7 +6,7 @@ _NOISE = "of the same type on 16,384 Gaussian vectors of that head_dim"
 
 FIGURES = (
     *group(
-        "metrics/vector.py",
+        "metrics/stats.py",
         ("evaluate", "compare"),
         Figure("vectors", "vectors measured: heads × tokens", "vectors", "≥ 0", "d", 6),
         Figure("mse", "mean of (x̂ - x)² over all values", "value²", "≥ 0", ".3g", 6),
@@ -33,7 +33,7 @@ FIGURES = (
                "standard errors", "any", "+.0f", 6),
     ),
     *group(
-        "metrics/offset.py",
+        "metrics/stats.py",
         ("evaluate", "compare"),
         Figure("centred_nmse", "nmse of K after the mean over the tokens of a head is taken from "
                "x and from x̂: a constant added to all keys changes no softmax", "", "≥ 0", ".3g",
