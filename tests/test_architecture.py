@@ -141,6 +141,11 @@ def test_the_table_grants_nothing_unused() -> None:
     assert granted - used == set()
 
 
+def test_types_are_shipped() -> None:
+    """A type checker reads an installed package only if it says that it is typed."""
+    assert (package() / "py.typed").exists()
+
+
 def test_packages_stay_in_their_places() -> None:
     """One terminal library in one room, one file format in another."""
     wrong = [

@@ -221,6 +221,25 @@ def test_skipped_vectors_do_not_count(gaussian: Make, tmp_path: Path) -> None:
         of_types(path, "turbo3", "turbo3")
 
 
+def test_pieces_do_not_show_around_skipped_vectors(
+    gaussian: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vector keeps its place in the sums when some before it are left out."""
+    x = gaussian(1, 1, 9001, 32)
+    x[0, 0, ::13, 5] = np.inf
+    path = tmp_path / "d.safetensors"
+    specs = [(f"layers.0.{s}", x.dtype, x.shape) for s in "kv"]
+    with ContainerWriter(path, specs, dump_record({}, "original", "test")) as writer:
+        for name, _, _ in specs:
+            writer.write(name, [x])
+    found = []
+    for limit in (1 << 20, 10_000, 5000 * x.shape[-1] * x.itemsize):
+        monkeypatch.setattr(module, "_PIECE_BYTES", limit)
+        found.append(of_types(path, "q8_0", "q4_0", nonfinite="skip"))
+    assert found[0][0]["vectors"] == 9001 - 693
+    assert found[1] == found[2] == found[0]
+
+
 def test_null_columns(qwen: Path) -> None:
     """Each row carries the Gaussian figures of its codec and head_dim, and the distance to them."""
     row = row_of(of_types(qwen, "turbo3", "turbo3"), 14, "v")

@@ -102,6 +102,7 @@ def reports(
         ("unpack", packed, "-o", folder / "u.safetensors"),
         ("dump", array, *axes, "-o", folder / "d.safetensors"),
         ("fit-codebook", smollm, "-o", book),
+        ("calibrate", smollm, "-o", folder / "cal.safetensors"),
         ("fit-codebook", "--distribution", "gaussian", "-o", folder / "g.json"),
         *(("inspect", path) for path in (smollm, packed, book, write_gguf(folder / "m.gguf"))),
         ("inspect", fixtures / "llamacpp/q8_0-flash-seq.bin"),

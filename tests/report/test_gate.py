@@ -9,7 +9,7 @@ import pytest
 
 from tqcli.errors import GateError, UsageError
 from tqcli.report.figures import of_report
-from tqcli.report.gate import apply_gates, parse_gate
+from tqcli.report.gate import apply_gates, check_places, parse_gate
 
 ROWS: list[dict[str, Any]] = [
     {"layer": 0, "side": "k", "head": None, "cosine_p1": 0.95, "nmse": 0.03, "kurtosis": 2.0},
@@ -100,6 +100,29 @@ def test_every_heading_can_be_gated(report: str) -> None:
             side = "" if report == "score" else "k."
             for name in (figure.title, figure.key):
                 assert parse_gate(f"{side}{name}>1", report).measure == figure.key
+
+
+@pytest.mark.parametrize(
+    ("text", "attention", "words"),
+    [
+        ("layers.9.k.p1<1", True, "this dump has k of layers 0-1, 3"),
+        ("layers.3.v.p1<1", True, "this dump has v of layers 0"),
+        ("k.output_error>1", False, "output_error needs queries; dump with --queries"),
+    ],
+)
+def test_places_are_checked_before_measuring(text: str, attention: bool, words: str) -> None:
+    """What the dump cannot answer is known from its header."""
+    places = {(0, "k"), (1, "k"), (3, "k"), (0, "v")}
+    for fine in ("k.p1<1", "layers.*.v.nmse>1", "layers.3.k.nmse>1"):
+        check_places([parse_gate(fine)], places, attention=False)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        check_places([parse_gate(text)], places, attention=attention)
+
+
+def test_comparisons_have_no_layers() -> None:
+    """A condition on a layer would never be met there."""
+    with pytest.raises(UsageError, match=r"no rows of layers; write k\.nmse>"):
+        parse_gate("layers.0.k.nmse>1", "compare")
 
 
 def test_rows_without_sides() -> None:

@@ -61,7 +61,7 @@ def evaluate(
     from tqcli.pipeline.judge import evaluate_and_judge, parse_queries
     from tqcli.progress import progress_bytes
     from tqcli.report.brief import worst
-    from tqcli.report.gate import apply_gates, parse_gates
+    from tqcli.report.gate import apply_gates, check_places, parse_gates
     from tqcli.report.result import Report
     from tqcli.report.verdict import severity
     from tqcli.report.views import EVALUATE, explain
@@ -73,6 +73,9 @@ def evaluate(
     if candidate is not None and any(option is not None for option in chosen):
         raise UsageError("give a packed cache or types, not both")
     with open_dump(dump) as opened:
+        has_queries = any(tensor.side == "q" for tensor in opened)
+        places = {(tensor.layer, tensor.side) for tensor in opened}
+        check_places(gates, places, attention=options is not None and has_queries)
         inputs = [{"path": opened.path, "fingerprint": opened.fingerprint()}]
         with progress_bytes(opened.nbytes, "evaluate", quiet=quiet) as progress:
             settings: Any = {"per_head": per_head, "nonfinite": nonfinite, "progress": progress}

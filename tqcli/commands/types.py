@@ -45,8 +45,7 @@ def types(
         TYPES,
         rows,
         notes=[
-            f"{', '.join(BLOCK_BYTES)} also with +rot behind them: "
-            "llama.cpp's Hadamard rotation first",
+            f"{', '.join(BLOCK_BYTES)} also with +rot: llama.cpp's Hadamard rotation comes first",
             f"codebooks that come with tq (--codebook): {', '.join(books)}",
         ],
         command=common.command_line(),

@@ -87,9 +87,9 @@ class _Segment(NamedTuple):
 
 
 _FIX = "; fix the dump or pass --nonfinite zero"
-# With a mean, so many values are worked on at a time: enough for two threads, and their float32
-# copy stays in cache between the steps.
-_BATCH_VALUES = 1 << 19
+# So many values lose their mean at a time: their float32 copy bounds the memory, and Python's share
+# is small.
+_BATCH_VALUES = 1 << 20
 
 
 class SidePlan:
@@ -175,7 +175,7 @@ class SidePlan:
         blocks = np.empty((count, *self.codecs.blocks_shape(self.head_dim)), np.uint8)
         scratch = np.empty((0 if self.center is None else self._batch, self.head_dim), np.float32)
         for some in self._batches(coded):
-            vectors = self._vectors(piece, some, len(some) == len(segments), tokens, scratch)
+            vectors = self._vectors(piece, some, tokens, scratch)
             try:
                 made = self.codecs.encode(vectors, _head_runs(some))
             except VectorError as error:
@@ -277,26 +277,39 @@ class SidePlan:
                 token = edge
 
     def _batches(self, coded: list[_Segment]) -> Iterator[list[_Segment]]:
-        """Segments that are worked on together: all, or with a mean as many as stay in cache."""
+        """Segments that are worked on together.
+
+        Without a mean a long run needs no copy, and only short ones are put together; with one
+        there is room for so many.
+        """
         some: list[_Segment] = []
         room = self._batch
         for s in coded:
-            while self.center is not None and s.stop - s.start > room:
-                head, s = s.cut(room)
-                yield [*some, head]
-                some, room = [], self._batch
+            if self.center is None:
+                if some and room <= 0 and s.start != some[-1].stop:
+                    yield some
+                    some, room = [], self._batch
+            else:
+                while s.stop - s.start > room:
+                    head, s = s.cut(room)
+                    yield [*some, head]
+                    some, room = [], self._batch
             some.append(s)
             room -= s.stop - s.start
         if some:
             yield some
 
     def _vectors(
-        self, piece: Floats, some: list[_Segment], is_all: bool, tokens: Tokens, scratch: Floats
+        self, piece: Floats, some: list[_Segment], tokens: Tokens, scratch: Floats
     ) -> Floats:
         """The vectors of segments; without their mean, they lie in `scratch`."""
+        count = sum(s.stop - s.start for s in some)
         if self.center is None:
-            return piece if is_all else np.concatenate([piece[s.start : s.stop] for s in some])
-        out, at = scratch[: sum(s.stop - s.start for s in some)], 0
+            first, stop = some[0].start, some[-1].stop
+            if count == stop - first:
+                return piece[first:stop]
+            return np.concatenate([piece[s.start : s.stop] for s in some])
+        out, at = scratch[:count], 0
         for s in some:
             x, target = piece[s.start : s.stop], out[at : at + s.stop - s.start]
             self.center.take(x, s.head, tokens, tokens.row(s.number), s.token, target)

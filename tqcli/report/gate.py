@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tqcli.errors import GateError, UsageError
-from tqcli.report.figures import find
-from tqcli.words import counted
+from tqcli.report.figures import ROWS, find
+from tqcli.words import counted, spans
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -28,6 +28,7 @@ _OF_A_SIDE = re.compile(
 )
 _OF_BOTH = re.compile(r"\s*" + _MEASURE + _LIMIT)
 _WITHOUT_SIDES = {"score": "kl_mean>0.02"}
+_ATTENTION = "metrics/attention_stats.py"
 _EXAMPLE = "k.p1<0.97 or layers.*.k.centred_nmse>0.5"
 
 
@@ -71,6 +72,10 @@ class Gate:
             )
         return lines
 
+    def names(self, layer: int) -> bool:
+        """Whether it speaks of a layer, or of all of them together."""
+        return self.where in ("all", "layers.*", f"layers.{layer}")
+
     def _covers(self, row: Mapping[str, Any]) -> bool:
         if not self.side:
             return True
@@ -79,7 +84,7 @@ class Gate:
             return False
         if self.where == "all":
             return bool(layer == "all")
-        return layer != "all" and self.where in ("layers.*", f"layers.{layer}")
+        return isinstance(layer, int) and self.names(layer)
 
 
 def _place(row: Mapping[str, Any]) -> str:
@@ -117,6 +122,10 @@ def parse_gate(text: str, report: str = "evaluate") -> Gate:
     except ValueError:
         example = _WITHOUT_SIDES.get(report, _EXAMPLE)
         raise UsageError(f"--fail-if {text!r}: not a condition; write {example}") from None
+    if report == "compare" and match["where"]:
+        raise UsageError(
+            f"--fail-if {text!r}: the report of tq compare has no rows of layers; write k.nmse>0.1"
+        )
     figure = find(match["measure"], report, f"--fail-if {text!r}", numbers=True)
     where, side = (match["where"] or "all", match["side"]) if sided else ("all", "")
     return Gate(text, where, side, figure.key, match["operator"], limit)
@@ -125,6 +134,36 @@ def parse_gate(text: str, report: str = "evaluate") -> Gate:
 def parse_gates(texts: Sequence[str] | None, report: str) -> list[Gate]:
     """Parse every ``--fail-if`` of a command."""
     return [parse_gate(text, report) for text in texts or ()]
+
+
+def check_places(
+    gates: Iterable[Gate], places: Collection[tuple[int, str]], *, attention: bool
+) -> None:
+    """Find conditions that a dump has nothing for, before it is measured.
+
+    Parameters
+    ----------
+    gates : iterable of Gate
+    places : collection of (layer, side)
+        K and V that the dump has.
+    attention : bool
+        Whether attention will be measured.
+
+    Raises
+    ------
+    UsageError
+    """
+    for gate in gates:
+        if not any(side == gate.side and gate.names(layer) for layer, side in places):
+            have = spans([layer for layer, side in places if side == gate.side])
+            raise UsageError(
+                f"--fail-if {gate.text!r}: this dump has {gate.side} of layers "
+                f"{', '.join(have) or 'none'}"
+            )
+        if not attention and ROWS[gate.measure].source == _ATTENTION:
+            raise UsageError(
+                f"--fail-if {gate.text!r}: {gate.measure} needs queries; dump with --queries"
+            )
 
 
 def apply_gates(gates: Iterable[Gate], rows: Sequence[Mapping[str, Any]]) -> None:

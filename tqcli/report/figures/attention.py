@@ -7,24 +7,24 @@ from tqcli.report.figures.figure import Figure, group
 _REPORTS = ("evaluate", "compare")
 _OF_K = (
     Figure("score_rmse", "RMS change of the scaled scores, after its mean over the keys of a "
-           "query is taken away", "score", "≥ 0", ".2g", 4),
+           "query is taken away", "score", "≥ 0", ".2g", 6),
     Figure("attention_kl", "mean over queries of KL(float weights ‖ quantized weights)", "nats",
-           "≥ 0", ".2g", 2),
-    Figure("attention_kl_p99", "99th percentile over queries of that KL", "nats", "≥ 0", ".2g", 5),
-    Figure("attention_kl_max", "largest KL of a query", "nats", "≥ 0", ".2g", 6),
+           "≥ 0", ".2g", 4),
+    Figure("attention_kl_p99", "99th percentile over queries of that KL", "nats", "≥ 0", ".2g", 7),
+    Figure("attention_kl_max", "largest KL of a query", "nats", "≥ 0", ".2g", 8),
     Figure("top1", "share of queries whose largest weight stays on its key", "", "0 to 1", ".0%",
-           3),
+           5),
 )  # fmt: skip
 _OF_BOTH = (
     Figure("output_error", "Σ‖Δo‖² / Σ‖o‖² over queries, this side alone quantized; over all "
            "layers their sum", "", "≥ 0", ".2g", 1),
-    Figure("output_error_both", "the same with K and V quantized", "", "≥ 0", ".2g", 3),
+    Figure("output_error_both", "the same with K and V quantized", "", "≥ 0", ".2g", 5),
 )  # fmt: skip
 
 
 def _variants(figures: tuple[Figure, ...], tails: dict[str, str]) -> tuple[Figure, ...]:
     return tuple(
-        replace(f, key=f"{f.key}_{tail}", formula=f"{f.title}: {words}", rank=6)
+        replace(f, key=f"{f.key}_{tail}", formula=f"{f.title}: {words}", rank=8)
         for tail, words in tails.items()
         for f in figures
     )
@@ -52,7 +52,7 @@ FIGURES = group(
         "positions",
         "≥ 0",
         "d",
-        6,
+        8,
         reports=(*_REPORTS, "score"),
     ),
 )
