@@ -21,8 +21,8 @@ import numpy as np
 from tqcli.kv.container import ContainerWriter
 from tqcli.kv.dump import dump_record, open_dump
 from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
-from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.evaluate import Candidate
+from tqcli.pipeline.candidate import plan_candidates
+from tqcli.plan.grammar import parse_plan
 
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 9, 3, 64
 SEED = 20_261_123  # no rotation uses it
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--type", default="turbo3")
     options = parser.parse_args()
-    chosen = CacheType(options.type)
+    chosen = parse_plan(options.type)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "synthetic.safetensors"
         write_dump(path, options.layers, options.tokens)
@@ -55,7 +55,7 @@ def main() -> None:
             with open_dump(path) as dump:
                 wall, cpu = time.perf_counter(), time.process_time()
                 result = evaluate_attention(
-                    dump, Candidate(chosen, chosen), AttentionOptions(positions)
+                    dump, plan_candidates(dump, [chosen])[0], AttentionOptions(positions)
                 )
                 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             measured = sum(one.measured for one in result.layers.values())

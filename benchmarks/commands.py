@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from synthetic import write_dump, write_queries
 
-from tqcli import CacheType, codec, kernels, open_dump, open_packed
+from tqcli import codec, kernels, open_dump, open_packed, parse_plan
 from tqcli.kv.checksum import Digest
 from tqcli.kv.container import PIECE_BYTES
 from tqcli.kv.positional import read_at, write_at
@@ -149,7 +149,7 @@ def split(folder: Path, dump: Path, packed: Path) -> None:
     tiny, tiny_packed = folder / "tiny.safetensors", folder / "tiny-packed.safetensors"
     write_dump(str(tiny), 1 << 16, layers=1)
     with open_dump(tiny) as opened:
-        quantize(opened, tiny_packed, CacheType(TYPE), CacheType(TYPE))
+        quantize(opened, tiny_packed, parse_plan(TYPE))
     starts = {
         "quantize": tq("quantize", tiny, "-o", folder / "o.safetensors", "-q", "--force"),
         "unpack": tq("unpack", tiny_packed, "-o", folder / "o.safetensors", "-q", "--force"),
@@ -189,7 +189,7 @@ def main() -> None:
         dump, packed, out = (folder / f"{n}.safetensors" for n in ("dump", "packed", "out"))
         write_dump(str(dump), int(options.gib * (1 << 30)))
         with open_dump(dump) as opened:
-            quantize(opened, packed, CacheType(TYPE), CacheType(TYPE))
+            quantize(opened, packed, parse_plan(TYPE))
         with open_packed(packed) as cache, open_dump(dump) as opened:
             assert cache.made_from(opened)
         print(f"{options.gib:g} GiB float16, {TYPE}, kernel {name}, {threads} threads\n")

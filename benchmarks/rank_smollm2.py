@@ -25,8 +25,9 @@ from tqcli.model.corpus import CHUNKS, CONTEXT, builtin_texts
 from tqcli.model.rank import rank_correlations
 from tqcli.model.writer import SideWriter
 from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
+from tqcli.pipeline.candidate import DumpCandidate
 from tqcli.pipeline.dump import write_dump
-from tqcli.pipeline.evaluate import Candidate, evaluate
+from tqcli.pipeline.evaluate import evaluate
 from tqcli.progress import note
 from tqcli.sources.hf.prompts import Prompts
 from tqcli.sources.hf.source import Options, TransformersSource
@@ -66,7 +67,7 @@ def write_decoded(dump: Dump, row: dict[str, Any], path: Path) -> None:
 
 def measures(dump: Dump, twin: Dump) -> dict[str, float]:
     """Every pooled figure of K and of V, under ``k.`` and ``v.``."""
-    candidate = Candidate(dump=twin)
+    candidate = DumpCandidate(twin)
     rows = evaluate(dump, candidate).rows()
     evaluate_attention(dump, candidate, AttentionOptions(POSITIONS)).extend(rows)
     return {

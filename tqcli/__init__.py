@@ -6,6 +6,7 @@ What the command ``tq`` does, these names do with NumPy arrays and no files::
     fit_codebook             Lloyd-Max codebook of arrays
     evaluate                 what decoding did to the vectors, and to K without its mean
     open_dump, open_packed   containers on disk
+    Plan, parse_plan         how a whole cache is stored: "turbo3+center/turbo3,keep-first=4"
     quantize, unpack         dump -> packed cache -> dump
 """
 
@@ -19,27 +20,29 @@ if TYPE_CHECKING:
     from tqcli.kv.dump import open_dump
     from tqcli.kv.packed import open_packed
     from tqcli.pipeline.arrays import evaluate, fit_codebook
-    from tqcli.pipeline.cachetype import CacheType
     from tqcli.pipeline.quantize import quantize
     from tqcli.pipeline.unpack import unpack
+    from tqcli.plan.grammar import parse_plan
+    from tqcli.plan.plan import Plan
     from tqcli.version import __version__
 
 # Imported when first used: `tq --help` must not wait for NumPy.
 _HOME = {
     "__version__": "tqcli.version",
-    "CacheType": "tqcli.pipeline.cachetype",
+    "Plan": "tqcli.plan.plan",
     "codec": "tqcli.codecs",
     "codec_ids": "tqcli.codecs",
     "evaluate": "tqcli.pipeline.arrays",
     "fit_codebook": "tqcli.pipeline.arrays",
     "open_dump": "tqcli.kv.dump",
     "open_packed": "tqcli.kv.packed",
+    "parse_plan": "tqcli.plan.grammar",
     "quantize": "tqcli.pipeline.quantize",
     "unpack": "tqcli.pipeline.unpack",
 }
 
 __all__ = [
-    "CacheType",
+    "Plan",
     "__version__",
     "codec",
     "codec_ids",
@@ -47,6 +50,7 @@ __all__ = [
     "fit_codebook",
     "open_dump",
     "open_packed",
+    "parse_plan",
     "quantize",
     "unpack",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -34,6 +35,7 @@ from tqcli.errors import TqError
 USAGE = 2
 INPUT = 3
 INTERRUPTED = 130
+OBJECTS = 100_000  # made between two collections of garbage
 
 app = typer.Typer(
     name="tq",
@@ -95,6 +97,11 @@ def main() -> None:
     0 fine, 1 a gate failed, 2 usage, 3 bad input, 130 interrupted; 129 and 143 hung up and
     terminated, as shells count.
     """
+    thresholds = gc.get_threshold()
+    # Modules live until the end: looking through them for garbage would take 20 ms while they are
+    # imported, and 40 at the end.
+    gc.set_threshold(OBJECTS, *thresholds[1:])
+    atexit.register(gc.freeze)
     try:
         with _unwinding():
             code = app(standalone_mode=False)
@@ -112,7 +119,7 @@ def main() -> None:
     except (OSError, MemoryError) as error:
         code = _fail(error, INPUT)
     finally:
-        gc.freeze()  # the interpreter's last collection would walk every module, for 40 ms
+        gc.set_threshold(*thresholds)
     sys.exit(code if isinstance(code, int) else 0)
 
 

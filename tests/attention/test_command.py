@@ -20,7 +20,7 @@ def test_last_line_is_the_verdict(tq, qwen):
     assert done.code == 0
     last = done.out.rstrip("\n").splitlines()[-1]
     assert last.startswith("verdict: collapse; at fault: K of layers 0-1")
-    assert "q8_0" in last
+    assert "turbo3+center" in last
 
 
 def test_rows_carry_verdict_and_number(tq, smollm):

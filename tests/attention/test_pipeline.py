@@ -11,29 +11,30 @@ from tqcli.kernels import attend as kernel
 from tqcli.kv.dump import open_dump
 from tqcli.kv.packed import open_packed
 from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
-from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.evaluate import Candidate
+from tqcli.pipeline.candidate import Candidate, DumpCandidate, PackedCandidate, plan_candidates
+from tqcli.pipeline.decoded import Source
 from tqcli.pipeline.judge import evaluate_and_judge, parse_queries
 from tqcli.pipeline.quantize import quantize
+from tqcli.plan.grammar import parse_plan
 
 ALL = AttentionOptions(0)
 
 
 def types(k, v=None):
-    """A candidate by the names of its types."""
-    return Candidate(CacheType(k), CacheType(v or k))
+    """Makes a candidate of a dump, by the names of its types."""
+    return lambda dump: plan_candidates(dump, [parse_plan(f"{k}/{v or k}")])[0]
 
 
 def attention(path, candidate, options=ALL, **more):
     """Attention measures of a dump."""
     with open_dump(path) as dump:
-        return evaluate_attention(dump, candidate, options, **more)
+        return evaluate_attention(dump, candidate(dump), options, **more)
 
 
 def verdicts(path, candidate, options=ALL):
     """(layer, side) -> verdict, and the last line."""
     with open_dump(path) as dump:
-        judged = evaluate_and_judge(dump, candidate, options)
+        judged = evaluate_and_judge(dump, candidate(dump), options)
     found = {(row["layer"], row["side"]): row["verdict"] for row in judged.rows}
     return found, judged.notes[-1]
 
@@ -45,15 +46,32 @@ class RotationLeftOut(TurboCodec):
         return super()._decode(flat, True, dtype)
 
 
-class Planted:
-    """Stands in for a cache type."""
+class Planted(Candidate):
+    """One codec for K and one for V."""
 
-    def __init__(self, codec):
-        self.codec = codec
+    def __init__(self, k, v):
+        self.codecs = {"k": k, "v": v}
 
-    def codecs_for(self, tensor):
-        """One codec for all heads."""
-        return (self.codec,)
+    def source(self, tensor):
+        """Every piece goes through the codec of its side."""
+        codec = self.codecs[tensor.side]
+
+        def pieces(count):
+            for _ in range(0, tensor.vectors, count):
+                yield lambda _, x, checked: codec.decode(codec.encode(x), x.shape[-1])
+
+        return Source(codec.id, (codec,), codec.bits_per_value(tensor.shape[3]), pieces)
+
+    def head(self, tensor, row, x):
+        """The same for one head."""
+        codec = self.codecs[tensor.side]
+        return codec.decode(codec.encode(x), x.shape[-1])
+
+
+def broken_on(side):
+    """A backend without the inverse rotation on one side."""
+    broken, good = RotationLeftOut("turbo3"), codecs.codec("turbo3")
+    return Planted(broken, good) if side == "k" else Planted(good, broken)
 
 
 def test_equals_plain_float64_on_real_layers(smollm, plain):
@@ -117,7 +135,8 @@ def test_offset_in_k_is_called_collapse(qwen):
     assert {level for (_, side), level in found.items() if side == "v"} == {"fine"}
     assert found[14, "k"] == found[27, "k"] == "fine"
     assert last.startswith("verdict: collapse; at fault: K of layers 0-1")
-    assert "K of layers 0-1 at q8_0" in last
+    assert "use this: turbo3+center/turbo3,keep-first=4 (3.36 bits" in last
+    assert "-ctk turbo3+center -ctv turbo3 --keep-first 4" in last
     assert "\n" not in last
 
 
@@ -139,15 +158,13 @@ def test_smollm_turbo2_is_degraded(smollm):
     """Two bits cost SmolLM2 .08 nats as a prefix and .9 on the fly: not fine, nor rubble."""
     found, last = verdicts(smollm, types("turbo2"))
     assert found["all", "k"] == "degraded"
-    assert "cheapest remedy measured: K of layer" in last
+    assert "use this: " in last
 
 
 @pytest.mark.parametrize("side", ["k", "v"])
 def test_rotation_left_out_on_one_side(smollm, side):
     """A broken backend is caught, on the side that is broken and on no other."""
-    broken, good = Planted(RotationLeftOut("turbo3")), CacheType("turbo3")
-    candidate = Candidate(broken, good) if side == "k" else Candidate(good, broken)
-    found, _ = verdicts(smollm, candidate)
+    found, _ = verdicts(smollm, lambda _: broken_on(side))
     other = "v" if side == "k" else "k"
     assert found["all", side] == "collapse"
     assert found["all", other] == "fine"
@@ -160,10 +177,8 @@ def test_rotation_left_out_without_queries(smollm, write_dump, side):
     with open_dump(smollm) as dump:
         kept = {t.name: t.stored.read() for t in dump.kv()}
     path = write_dump(kept)
-    broken, good = Planted(RotationLeftOut("turbo3")), CacheType("turbo3")
-    candidate = Candidate(broken, good) if side == "k" else Candidate(good, broken)
     with open_dump(path) as dump:
-        judged = evaluate_and_judge(dump, candidate, AttentionOptions())
+        judged = evaluate_and_judge(dump, broken_on(side), AttentionOptions())
     rows = {(row["layer"], row["side"]): row for row in judged.rows}
     assert rows["all", side]["verdict"] == "collapse"
     assert rows["all", "k"]["output_error"] is None
@@ -177,7 +192,7 @@ def test_offset_without_queries(qwen, write_dump):
     found, last = verdicts(path, types("turbo3"), AttentionOptions())
     assert found[0, "k"] == "collapse"
     assert found[14, "k"] == found[0, "v"] == "fine"
-    assert "at q8_0" in last
+    assert "use this: turbo3+center/turbo3,keep-first=4" in last
 
 
 def test_identity_is_exactly_nothing(smollm):
@@ -195,18 +210,17 @@ def test_identity_is_exactly_nothing(smollm):
 def test_packed_and_twin_give_what_types_give(smollm, tmp_path, write_dump):
     """Blocks on disk, decoded floats on disk and types on the fly are one cache."""
     with open_dump(smollm) as dump:
-        kind = CacheType("turbo3")
-        quantize(dump, tmp_path / "p.safetensors", kind, kind)
+        quantize(dump, tmp_path / "p.safetensors", parse_plan("turbo3"))
         arrays = {t.name: t.stored.read() for t in dump if t.layer == 7}
-        direct = evaluate_attention(dump, Candidate(kind, kind), ALL, layers=[7])
+        direct = evaluate_attention(dump, types("turbo3")(dump), ALL, layers=[7])
         with open_packed(tmp_path / "p.safetensors") as packed:
-            stored = evaluate_attention(dump, Candidate(packed=packed), ALL, layers=[7])
+            stored = evaluate_attention(dump, PackedCandidate(packed), ALL, layers=[7])
         codec = codecs.codec("turbo3")
         for side in "kv":
             name = f"layers.7.{side}"
             arrays[name] = codec.decode(codec.encode(arrays[name]), 64)
         with open_dump(write_dump(arrays)) as twin:
-            floats = evaluate_attention(dump, Candidate(dump=twin), ALL, layers=[7])
+            floats = evaluate_attention(dump, DumpCandidate(twin), ALL, layers=[7])
     assert direct.figures(7, "k") == stored.figures(7, "k") == floats.figures(7, "k")
     assert direct.figures(7, "k")["output_error"] > 0
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tqcli.report.verdict import (
+from tqcli.metrics.verdict import (
     CENTRED,
     LAYER,
     MODEL,
@@ -74,19 +74,19 @@ def test_rows_without_figures_stay_unjudged():
     rows = [row(0), row("all")]
     judge_all(rows)
     assert [r["verdict"] for r in rows] == [None, None]
-    assert "nothing to judge by" in conclude(rows, {})
+    assert "nothing to judge by" in conclude(rows)
 
 
 def test_last_line():
     """Level, layers and number at fault, remedy: in one line."""
     rows = judged([1.3, 0.3, 0.01]) + judged([0.01, 0.01, 0.01], "v")
-    line = conclude(rows, {"k": "K of layers 0-1 at q8_0 (output errors 0.02 in sum)"})
+    line = conclude(rows, "turbo3,layers=0-1:k=q8_0")
     assert line == (
         "verdict: collapse; at fault: K of layers 0-1 (collapse: layer 0: output error 1.3 >= "
-        "0.75); cheapest remedy measured: K of layers 0-1 at q8_0 (output errors 0.02 in sum)"
+        "0.75); use this: turbo3,layers=0-1:k=q8_0"
     )
-    assert "none of the known types for K" in conclude(rows, {"k": None})
-    assert conclude(judged([0.01]), {}).startswith("verdict: fine; K output error")
+    assert "none of the known plans cures it" in conclude(rows)
+    assert conclude(judged([0.01])).startswith("verdict: fine; K output error")
 
 
 def test_layers_in_words():

@@ -109,7 +109,7 @@ def test_what_only_options_tell(slots: Path, tmp_path: Path, tq: Run) -> None:
     few = model(tmp_path / "few.gguf", tokens=300)
     assert tq("inspect", slot, "--for", slot, "-c", "5").code == 0
     for options, reason in (
-        (("-c", "4"), "not enough cells in kv cache to restore state (5 > 4)"),
+        (("-c", "4"), "not enough cells in kv cache"),
         (("--model", few), "Invalid tokens in slot save file"),
     ):
         result = tq("inspect", slot, "--for", slot, *options)

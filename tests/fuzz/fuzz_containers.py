@@ -31,18 +31,20 @@ import tqcli
 from tqcli.codebook import dumps
 from tqcli.kv.dump import open_dump
 from tqcli.kv.packed import open_packed
+from tqcli.pipeline.candidate import PackedCandidate, plan_candidates
 from tqcli.pipeline.compare import compare
-from tqcli.pipeline.evaluate import Candidate, evaluate
+from tqcli.pipeline.evaluate import evaluate
 from tqcli.pipeline.fit import FitOptions, fit_codebook
 from tqcli.pipeline.inspect import inspect_path
 from tqcli.pipeline.unpack import decoded
+from tqcli.plan.references import Book
 from tqcli.report.gate import apply_gates, parse_gate
 from tqcli.report.render import FORMATS, render
 from tqcli.report.result import Report
 from tqcli.report.saved import read_reports
 from tqcli.report.views import COMPARE, EVALUATE, explain, explain_comparison
 
-TURBO3 = tqcli.CacheType("turbo3")
+TURBO3 = tqcli.parse_plan("turbo3")
 STRANGE: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 127, 128, 2**31, 2**33, 2**60, 2**64, 10**400, 0.5, -0.0,
     1e300, float("nan"), float("inf"), "", "k", "\0", "\x1b[m", "\ud800", "../x", "a" * 64,
@@ -143,12 +145,14 @@ def containers() -> tuple[list[bytes], list[bytes], list[bytes], list[bytes]]:
         packed = []
         with open_dump(source) as dump:
             book, _ = fit_codebook([dump], FitOptions(bits=2, per="head", group=64), "own")
-            types = [tqcli.CacheType(t) for t in ("turbo3", "turbo3-b32", "turbo4-qjl", "q4_1",
-                                                  "q8_0+rot", "f16")]  # fmt: skip
-            for kind in (*types, tqcli.CacheType("turbo2-g64", book)):
-                tqcli.quantize(dump, target, kind, kind, force=True)
+            own = Book("own.json", book)
+            plans = [tqcli.parse_plan(t) for t in ("turbo3", "turbo3-b32", "turbo4-qjl", "q4_1",
+                                                   "q8_0+rot", "f16",
+                                                   "turbo3+center/q8_0,keep-first=2")]  # fmt: skip
+            for plan in (*plans, tqcli.parse_plan("turbo2-g64", own, own)):
+                tqcli.quantize(dump, target, plan, force=True)
                 packed.append(target.read_bytes())
-            rows = compare(dump, [(TURBO3, TURBO3)])
+            rows = compare(dump, [TURBO3])
             inputs = [{"path": "d", "fingerprint": dump.fingerprint()}]
         with open_packed(target) as cache:
             tqcli.unpack(cache, folder / "b.safetensors")
@@ -162,11 +166,11 @@ def read_dump(path: Path) -> None:
     show(inspect_path(path, verify=True).rows, inspect_path(path).notes)
     with open_dump(path) as dump:
         dump.token_ids()
-        rows = evaluate(dump, Candidate(TURBO3, TURBO3), per_head=True).rows()
+        rows = evaluate(dump, plan_candidates(dump, [TURBO3])[0], per_head=True).rows()
         render(Report("", "", EVALUATE, rows, explain(rows)), "json")
         fit_codebook([dump], FitOptions(bits=1), "x")
         target = path.with_name("out.safetensors")
-        tqcli.quantize(dump, target, TURBO3, TURBO3, force=True)
+        tqcli.quantize(dump, target, TURBO3, force=True)
     with open_packed(target) as packed:
         for tensor in packed.tensors:
             for _ in decoded(packed, tensor):
@@ -180,7 +184,7 @@ def read_packed(path: Path) -> None:
         target = path.with_name("out.safetensors")
         tqcli.unpack(packed, target, dtype="float32", force=True)
     with open_dump(target) as dump, open_packed(path) as packed:
-        rows = evaluate(dump, Candidate(packed=packed)).rows()
+        rows = evaluate(dump, PackedCandidate(packed)).rows()
         render(Report("", "", EVALUATE, rows, explain(rows)), "json")
 
 
@@ -190,8 +194,7 @@ def read_book(path: Path) -> None:
     show(found.rows, found.notes)
     book = tqcli.codebook.read_codebook(path)
     dumps(book)
-    kind = tqcli.CacheType("turbo2-g64", book)
-    codec = tqcli.codec(kind.name, codebook=book.find(0, "k", 0))
+    codec = tqcli.codec("turbo2-g64", codebook=book.find(0, "k", 0))
     codec.decode(codec.encode(np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)))
 
 

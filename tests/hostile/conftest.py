@@ -122,12 +122,12 @@ def dump(folder: Path, dump_bytes: bytes) -> Path:
 @pytest.fixture(scope="session")
 def packed_bytes(dump_bytes: bytes, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The dump as turbo3."""
-    from tqcli import CacheType, open_dump, quantize
+    from tqcli import open_dump, parse_plan, quantize
 
     folder = tmp_path_factory.mktemp("packed")
     (folder / "d.safetensors").write_bytes(dump_bytes)
     with open_dump(folder / "d.safetensors") as opened:
-        quantize(opened, folder / "p.safetensors", CacheType("turbo3"), CacheType("turbo3"))
+        quantize(opened, folder / "p.safetensors", parse_plan("turbo3"))
     return (folder / "p.safetensors").read_bytes()
 
 

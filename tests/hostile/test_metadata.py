@@ -96,15 +96,16 @@ def full_dump(packed_bytes: bytes, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def fitted_packed(dump_bytes: bytes, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A packed cache whose record holds a table for each head."""
-    from tqcli import CacheType, quantize
+    from tqcli import parse_plan, quantize
     from tqcli.pipeline.fit import FitOptions, fit_codebook
+    from tqcli.plan.references import Book
 
     folder = tmp_path_factory.mktemp("fitted")
     (folder / "d.safetensors").write_bytes(dump_bytes)
     with open_dump(folder / "d.safetensors") as dump:
         books, _ = fit_codebook([dump], FitOptions(bits=2, per="head"), "own")
-        kind = CacheType("turbo2", books)
-        quantize(dump, folder / "p.safetensors", kind, kind)
+        own = Book("own.json", books)
+        quantize(dump, folder / "p.safetensors", parse_plan("turbo2", own, own))
     return (folder / "p.safetensors").read_bytes()
 
 

@@ -92,8 +92,7 @@ def rewrite(dump: Dump, path: Path) -> Path:
 def test_packed_from_version_1(first: Path) -> None:
     """A cache made today from a dump of version 1 belongs to it, and to its shards."""
     with tqcli.open_dump(first / "dump-1.safetensors") as dump:
-        kinds = tqcli.CacheType("turbo3"), tqcli.CacheType("turbo3")
-        path, _ = tqcli.quantize(dump, first / "packed-2.safetensors", *kinds)
+        path, _ = tqcli.quantize(dump, first / "packed-2.safetensors", tqcli.parse_plan("turbo3"))
         with (
             tqcli.open_packed(path) as packed,
             tqcli.open_dump(first / "dump-1-shards.safetensors.index.json") as shards,

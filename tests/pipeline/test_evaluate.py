@@ -17,9 +17,9 @@ from tqcli.kv.container import ContainerWriter
 from tqcli.kv.dump import dump_record
 from tqcli.kv.tensorfile import Entry, TensorFile
 from tqcli.pipeline import measure as module
-from tqcli.pipeline.candidate import open_candidate
+from tqcli.pipeline.candidate import open_candidate, plan_candidates
 from tqcli.pipeline.compare import compare
-from tqcli.pipeline.evaluate import Candidate, evaluate
+from tqcli.pipeline.evaluate import evaluate
 
 Make = Callable[..., np.ndarray]
 Rows = list[dict[str, Any]]
@@ -28,7 +28,7 @@ Rows = list[dict[str, Any]]
 def of_types(path: Path, k: str, v: str, **options: Any) -> Rows:
     """Rows of an evaluation that encodes on the fly."""
     with tqcli.open_dump(path) as dump:
-        candidate = Candidate(tqcli.CacheType(k), tqcli.CacheType(v))
+        (candidate,) = plan_candidates(dump, [tqcli.parse_plan(f"{k}/{v}")])
         return evaluate(dump, candidate, **options).rows()
 
 
@@ -41,7 +41,7 @@ def of_file(path: Path, other: str | Path, per_head: bool = False) -> Rows:
 def pack(path: Path, target: Path, k: str, v: str) -> str:
     """Quantize to a file."""
     with tqcli.open_dump(path) as dump:
-        return tqcli.quantize(dump, target, tqcli.CacheType(k), tqcli.CacheType(v))[0]
+        return tqcli.quantize(dump, target, tqcli.parse_plan(f"{k}/{v}"))[0]
 
 
 def row_of(rows: Rows, layer: int | str, side: str, head: int | None = None) -> dict[str, Any]:
@@ -221,6 +221,25 @@ def test_skipped_vectors_do_not_count(gaussian: Make, tmp_path: Path) -> None:
         of_types(path, "turbo3", "turbo3")
 
 
+def test_pieces_do_not_show_around_skipped_vectors(
+    gaussian: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vector keeps its place in the sums when some before it are left out."""
+    x = gaussian(1, 1, 9001, 32)
+    x[0, 0, ::13, 5] = np.inf
+    path = tmp_path / "d.safetensors"
+    specs = [(f"layers.0.{s}", x.dtype, x.shape) for s in "kv"]
+    with ContainerWriter(path, specs, dump_record({}, "original", "test")) as writer:
+        for name, _, _ in specs:
+            writer.write(name, [x])
+    found = []
+    for limit in (1 << 20, 10_000, 5000 * x.shape[-1] * x.itemsize):
+        monkeypatch.setattr(module, "_PIECE_BYTES", limit)
+        found.append(of_types(path, "q8_0", "q4_0", nonfinite="skip"))
+    assert found[0][0]["vectors"] == 9001 - 693
+    assert found[1] == found[2] == found[0]
+
+
 def test_null_columns(qwen: Path) -> None:
     """Each row carries the Gaussian figures of its codec and head_dim, and the distance to them."""
     row = row_of(of_types(qwen, "turbo3", "turbo3"), 14, "v")
@@ -244,8 +263,7 @@ def test_compare(qwen: Path) -> None:
     """One row a type and side, held against the first; the old table's defect is visible."""
     names = ("turbo4", "turbo4@2026-03", "q8_0")
     with tqcli.open_dump(qwen) as dump:
-        types = [(tqcli.CacheType(n), tqcli.CacheType(n)) for n in names]
-        rows = compare(dump, types)
+        rows = compare(dump, [tqcli.parse_plan(n) for n in names])
     assert [(r["name"], r["side"]) for r in rows] == [(n, s) for n in names for s in "kv"]
     by = {(r["name"], r["side"]): r for r in rows}
     for side in "kv":
@@ -265,7 +283,7 @@ def test_worse_than_first_by_hand(smollm: Path) -> None:
     """The share of vectors that the first type decodes with less error, vector by vector."""
     names = ("turbo3-g64", "turbo2-g64", "q4_0")
     with tqcli.open_dump(smollm) as dump:
-        rows = compare(dump, [(tqcli.CacheType(n), tqcli.CacheType(n)) for n in names])
+        rows = compare(dump, [tqcli.parse_plan(n) for n in names])
     for at, side in enumerate("kv"):
         own = (value for name, value in load_file(smollm).items() if name[-1] == side)
         x = np.concatenate([value.reshape(-1, 64) for value in own]).astype(np.float64)
@@ -289,18 +307,15 @@ def test_compare_reads_the_dump_once(qwen: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(TensorFile, "chunks", counted)
     with tqcli.open_dump(qwen) as dump:
-        compare(dump, [(tqcli.CacheType(n), tqcli.CacheType(n)) for n in ("turbo3", "turbo4")])
+        compare(dump, [tqcli.parse_plan(n) for n in ("turbo3", "turbo4")])
         assert sorted(read) == sorted(tensor.name for tensor in dump.kv())
 
 
 def test_the_public_claim_on_real_tensors(qwen: Path) -> None:
     """Dropping QJL as published (.9508) wins on nearly every vector, the tail included."""
     with tqcli.open_dump(qwen) as dump:
-        types = [
-            (tqcli.CacheType(n), tqcli.CacheType(n))
-            for n in ("turbo3", "turbo3-qjl@scale", "turbo3-qjl")
-        ]
-        rows = compare(dump, types)
+        names = ("turbo3", "turbo3-qjl@scale", "turbo3-qjl")
+        rows = compare(dump, [tqcli.parse_plan(n) for n in names])
     plain, published, right = rows[1::2]
     assert plain["cosine_mean"] > 0.983 > right["cosine_mean"] > 0.977
     assert published["cosine_mean"] == pytest.approx(0.9508, abs=0.004)

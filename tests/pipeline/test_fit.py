@@ -16,8 +16,10 @@ from tqcli.errors import InputError, UsageError
 from tqcli.kv.container import ContainerWriter
 from tqcli.kv.dump import dump_record
 from tqcli.pipeline import fit as module
-from tqcli.pipeline.evaluate import Candidate, evaluate
+from tqcli.pipeline.candidate import PackedCandidate, plan_candidates
+from tqcli.pipeline.evaluate import evaluate
 from tqcli.pipeline.fit import FitOptions, add_vectors, fit_codebook
+from tqcli.plan.references import Book
 
 Make = Callable[..., np.ndarray]
 
@@ -102,17 +104,18 @@ def test_tables_reach_their_heads(gaussian: Make, tmp_path: Path) -> None:
     """Each head is encoded with its own table, and decoded with it from the file alone."""
     path = two_heads(gaussian, tmp_path / "d.safetensors")
     book, _ = run(path, per="head", side="kv", bits=2)
-    kind = tqcli.CacheType("turbo2", book)
+    own = Book("own.json", book)
+    plan = tqcli.parse_plan("turbo2", own, own)
     with tqcli.open_dump(path) as dump:
-        target, _ = tqcli.quantize(dump, tmp_path / "p.safetensors", kind, kind)
-        direct = evaluate(dump, Candidate(kind, kind), per_head=True).rows()
+        target, _ = tqcli.quantize(dump, tmp_path / "p.safetensors", plan)
+        direct = evaluate(dump, plan_candidates(dump, [plan])[0], per_head=True).rows()
     x = load_file(path)["layers.0.k"]
     with tqcli.open_packed(target) as packed:
         assert len(packed.tensors[0].codecs) == 2
         blocks = packed.tensors[0].stored.read()
         back = load_file(tqcli.unpack(packed, tmp_path / "b.safetensors"))["layers.0.k"]
         with tqcli.open_dump(path) as dump:
-            stored = evaluate(dump, Candidate(packed=packed), per_head=True).rows()
+            stored = evaluate(dump, PackedCandidate(packed), per_head=True).rows()
     for head in range(2):
         codec = tqcli.codec("turbo2", codebook=book.find(0, "k", head))
         assert np.array_equal(blocks[0, head], codec.encode(x[0, head]))
@@ -125,12 +128,13 @@ def test_tables_reach_their_heads(gaussian: Make, tmp_path: Path) -> None:
 def test_a_codebook_without_the_place(qwen: Path, tmp_path: Path) -> None:
     """A set for K alone cannot pack V, and says so before anything is written."""
     book, _ = run(qwen, side="k", per="layer")
-    kind = tqcli.CacheType("turbo3", book)
+    own = Book("own.json", book)
+    plan = tqcli.parse_plan("turbo3", own, own)
     with (
         tqcli.open_dump(qwen) as dump,
         pytest.raises(InputError, match=r"no table for layers\.0\.v"),
     ):
-        tqcli.quantize(dump, tmp_path / "p.safetensors", kind, kind)
+        tqcli.quantize(dump, tmp_path / "p.safetensors", plan)
     assert not list(tmp_path.iterdir())
 
 

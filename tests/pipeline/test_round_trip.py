@@ -31,9 +31,7 @@ TYPES = (
 def pack(dump_path: Path, target: Path, k: str, v: str | None = None, **options: object) -> str:
     """Quantize with one type for K and one for V."""
     with tqcli.open_dump(dump_path) as dump:
-        path, _ = tqcli.quantize(
-            dump, target, tqcli.CacheType(k), tqcli.CacheType(v or k), **options
-        )
+        path, _ = tqcli.quantize(dump, target, tqcli.parse_plan(f"{k}/{v or k}"), **options)
     return path
 
 
@@ -194,9 +192,9 @@ def test_nonfinite_rules(
     x = gaussian(1, 2, 9, 128)
     x[0, 1, 4, [3, 70]] = np.nan, np.inf
     path = write_dump(tmp_path / "d.safetensors", {"layers.0.k": x, "layers.0.v": np.ones_like(x)})
-    types = tqcli.CacheType("turbo3"), tqcli.CacheType("q8_0")
+    plan = tqcli.parse_plan("turbo3/q8_0")
     with tqcli.open_dump(path) as dump:
-        packed, rows = tqcli.quantize(dump, tmp_path / "p.safetensors", *types, nonfinite=rule)
+        packed, rows = tqcli.quantize(dump, tmp_path / "p.safetensors", plan, nonfinite=rule)
     assert [(r["zeroed_values"], r["skipped_vectors"]) for r in rows] == [(zeroed, skipped), (0, 0)]
     clean = x.copy()
     if rule == "zero":
@@ -227,8 +225,8 @@ def test_vanished_vectors_are_reported(gaussian: Make, tmp_path: Path) -> None:
     x[0, 0, 2] *= np.float32(1e-12)
     path = write_dump(tmp_path / "d.safetensors", {"layers.0.k": x, "layers.0.v": x})
     with tqcli.open_dump(path) as dump:
-        kinds = tqcli.CacheType("turbo3"), tqcli.CacheType("turbo3")
-        _, rows = tqcli.quantize(dump, tmp_path / "p.safetensors", *kinds)
+        plan = tqcli.parse_plan("turbo3")
+        _, rows = tqcli.quantize(dump, tmp_path / "p.safetensors", plan)
     assert [row["vanished_vectors"] for row in rows] == [1, 1]
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tqcli.errors import InputError
-from tqcli.plan.tokens import TILE, Tokens
+from tqcli.plan.tokens import Tokens
+from tqcli.plan.turns import TILE
 from tqcli.rope import Rope, cos_sin_table
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tqcli.metrics.verdict import judge_all, severity
 from tqcli.report.brief import alike, worst
-from tqcli.report.verdict import judge_all, severity
 
 
 def tensor(layer: int, side: str, **changes: Any) -> dict[str, Any]:

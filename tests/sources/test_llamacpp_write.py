@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import tracemalloc
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -187,6 +188,21 @@ def test_a_packed_list_of_tokens_stays_one(tmp_path):
     plain, _ = build(tmp_path)
     out = through_a_dump(small(plain), tmp_path, Wish(like=read_layout(path)))
     assert read_layout(out).words.tolist() == blob
+
+
+def test_memory_is_bounded_by_a_layer(tmp_path):
+    """Whatever the file's size: a few times one side of one layer."""
+    values = np.random.default_rng(31).standard_normal((2048, 128)).astype(np.float16)
+    side = [savefile.float_side(values, 1)] * 24
+    cells = [(i, [0]) for i in range(2048)]
+    path, _ = build(tmp_path, streams=[savefile.Stream(cells, side, side)], words=[1])
+    through_a_dump(small(path), tmp_path)  # imports and caches
+    tracemalloc.start()
+    out = through_a_dump(small(path), tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert out.read_bytes() == path.read_bytes()
+    assert peak < 8 * values.nbytes < path.stat().st_size / 4
 
 
 # -- into another version or type ------------------------------------------------------------------

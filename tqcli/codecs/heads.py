@@ -31,6 +31,10 @@ class HeadCodecs(Sequence[Codec]):
         """The codec of a head; any head's where there is one for all."""
         return self._codecs[index if len(self._codecs) > 1 else 0]
 
+    def __iter__(self) -> Iterator[Codec]:
+        """Each codec once."""
+        return iter(self._codecs)
+
     def __len__(self) -> int:
         """1, or the number of heads."""
         return len(self._codecs)

@@ -15,7 +15,7 @@ from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
     from tqcli.codebook import CodebookSet
-    from tqcli.pipeline.cachetype import CacheType
+    from tqcli.plan.grammar import PlanOptions
     from tqcli.report.result import Report
 
 DumpPath = Annotated[
@@ -75,6 +75,35 @@ FailIf = Annotated[
     typer.Option("--fail-if", metavar="EXPR", help="Exit 1 if it holds, e.g. 'k.p1<0.97'."),
 ]
 
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-t",
+        "--type",
+        metavar="PLAN",
+        help="Plan, e.g. turbo3, q8_0/turbo3 or turbo3+center/turbo3,keep-first=4; repeat it.",
+    ),
+]
+Layer = Annotated[
+    list[str] | None,
+    typer.Option("--layer", metavar="RULE", help="Other types for layers, e.g. 0-1:k=q8_0."),
+]
+KeepFirst = Annotated[
+    int | None,
+    typer.Option("--keep-first", metavar="N", help="First N tokens of each text stay float16."),
+]
+KeepLast = Annotated[
+    int | None,
+    typer.Option("--keep-last", metavar="N", help="Last N tokens of each text stay float16."),
+]
+CalibrationPath = Annotated[
+    Path | None,
+    typer.Option("--calibration", metavar="FILE", help="Means for +center (tq calibrate)."),
+]
+PlanFile = Annotated[
+    list[Path] | None, typer.Option("--plan", metavar="FILE", help="Plan file (JSON).")
+]
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
@@ -104,18 +133,36 @@ def codebooks(
     return book_k, book_v
 
 
-def cache_types(
-    k: str | None,
-    v: str | None,
+def plan_options(
+    *,
+    types: list[str] | None = None,
+    cache_type_k: str | None = None,
+    cache_type_v: str | None = None,
     codebook: str | None = None,
     codebook_k: str | None = None,
     codebook_v: str | None = None,
-) -> tuple[CacheType, CacheType]:
-    """The two cache types of ``-ctk``, ``-ctv`` and the codebook options; turbo3 by default."""
-    from tqcli.pipeline.cachetype import CacheType
+    layer: list[str] | None = None,
+    keep_first: int | None = None,
+    keep_last: int | None = None,
+    calibration: Path | None = None,
+    plan: list[Path] | None = None,
+) -> PlanOptions:
+    """What a command line says of cache plans."""
+    from tqcli.plan.grammar import PlanOptions
 
-    book_k, book_v = codebooks(codebook, codebook_k, codebook_v)
-    return CacheType(k or "turbo3", book_k), CacheType(v or "turbo3", book_v)
+    return PlanOptions(
+        tuple(types or ()),
+        cache_type_k,
+        cache_type_v,
+        tuple(layer or ()),
+        keep_first,
+        keep_last,
+        codebook,
+        codebook_k,
+        codebook_v,
+        calibration,
+        tuple(plan or ()),
+    )
 
 
 def use_threads(count: int | None, *, model: bool = False) -> None:

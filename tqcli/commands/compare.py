@@ -14,9 +14,7 @@ from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
     from tqcli.model.corpus import Corpus
-    from tqcli.pipeline.cachetype import CacheType
-
-    Types = list[tuple[CacheType, CacheType]]
+    from tqcli.plan.plan import Plan
 
 DEFAULT_TYPES = ("turbo3", "turbo2", "turbo4", "q4_0", "q4_0+rot", "q8_0", "f16")
 
@@ -26,12 +24,12 @@ def compare(
         list[Path] | None,
         typer.Argument(metavar="[DUMP | REPORT.json ...]", help="One dump, or reports."),
     ] = None,
-    types: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-t", "--type", metavar="TYPE[/VTYPE]", help="Type of K and V, or K/V; repeat it."
-        ),
-    ] = None,
+    types: common.Types = None,
+    layer: common.Layer = None,
+    keep_first: common.KeepFirst = None,
+    keep_last: common.KeepLast = None,
+    calibration: common.CalibrationPath = None,
+    plan: common.PlanFile = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +75,7 @@ def compare(
     paths, ranks = inputs or [], []
     options = parse_queries(queries)
     if paths and all(_is_report(path) for path in paths):
-        if types or model:
+        if types or plan or model:
             raise UsageError("-t and --model need a dump; reports already hold their types")
         from tqcli.report.saved import read_reports
 
@@ -85,7 +83,15 @@ def compare(
     else:
         if len(paths) > 1 or not (paths or model):
             raise UsageError(f"{len(paths)} dumps; give one dump with -t, or several reports")
-        chosen = _chosen(types or list(DEFAULT_TYPES))
+        chosen = common.plan_options(
+            types=types,
+            layer=layer,
+            keep_first=keep_first,
+            keep_last=keep_last,
+            calibration=calibration,
+            plan=plan,
+        ).plans(DEFAULT_TYPES)
+        _require_different(chosen)
         settings: Any = {"options": options, "nonfinite": nonfinite}
         with ExitStack() as stack:
             corpus = _corpus(chunks, context) if model else None
@@ -111,24 +117,25 @@ def _is_report(path: Path) -> bool:
     return path.name.endswith(".json") and not path.name.endswith(".index.json")
 
 
-def _chosen(texts: list[str]) -> Types:
-    """The types by name; one that is unknown or came twice is refused before anything is read."""
-    from tqcli.pipeline.cachetype import CacheType, parse_pairs
-
-    return [(CacheType(k), CacheType(v)) for k, v in parse_pairs(texts)]
+def _require_different(plans: list[Plan]) -> None:
+    """Refuse a plan that came twice before anything is read."""
+    names = [plan.name for plan in plans]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"-t {name}: came twice; give each plan once")
 
 
 def _measure(
-    path: Path, types: Types, quiet: bool, settings: dict[str, Any]
+    path: Path, plans: list[Plan], quiet: bool, settings: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     from tqcli.kv.dump import open_dump
     from tqcli.pipeline.compare import compare as run
     from tqcli.progress import progress_bytes
 
     with open_dump(path) as dump:
-        total = dump.nbytes * len(types)
+        total = dump.nbytes * len(plans)
         with progress_bytes(total, "compare", quiet=quiet) as progress:
-            rows = run(dump, types, progress=progress, **settings)
+            rows = run(dump, plans, progress=progress, **settings)
         return rows, [{"path": dump.path, "fingerprint": dump.fingerprint()}]
 
 
@@ -159,7 +166,7 @@ def _dump_texts(model: str, chunks: int, context: int, stack: ExitStack, quiet: 
 
 def _run_model(
     model: str,
-    types: Types,
+    plans: list[Plan],
     rows: list[dict[str, Any]],
     corpus: Corpus | None,
     mode: str,
@@ -168,7 +175,7 @@ def _run_model(
     from tqcli.model.compare import join, score_types
     from tqcli.progress import note
 
-    pairs = [(k.name, v.name) for k, v in types]
+    pairs = [(str(plan.k), str(plan.v)) for plan in plans]
     scores = score_types(
         model, pairs, corpus=corpus, mode=mode, note=lambda text: note(text, quiet=quiet)
     )

@@ -22,6 +22,11 @@ def evaluate(
     codebook: common.Book = None,
     codebook_k: common.BookK = None,
     codebook_v: common.BookV = None,
+    layer: common.Layer = None,
+    keep_first: common.KeepFirst = None,
+    keep_last: common.KeepLast = None,
+    calibration: common.CalibrationPath = None,
+    plan: common.PlanFile = None,
     per_head: Annotated[bool, typer.Option("--per-head", help="A row for each head.")] = False,
     queries: Annotated[
         str, typer.Option("--queries", help="Positions to attend from: auto, all, none, a number.")
@@ -56,22 +61,33 @@ def evaluate(
     """
     common.use_threads(threads)
     from tqcli.kv.dump import open_dump
-    from tqcli.pipeline.candidate import open_candidate
-    from tqcli.pipeline.evaluate import Candidate
+    from tqcli.metrics.verdict import severity
+    from tqcli.pipeline.candidate import open_candidate, plan_candidates
     from tqcli.pipeline.judge import evaluate_and_judge, parse_queries
     from tqcli.progress import progress_bytes
     from tqcli.report.brief import worst
     from tqcli.report.gate import apply_gates, check_places, parse_gates
     from tqcli.report.result import Report
-    from tqcli.report.verdict import severity
     from tqcli.report.views import EVALUATE, explain
 
     shown = common.output_of("evaluate", format, json, wide=wide, columns=columns, every=every)
     options = parse_queries(queries, sinks)
     gates = parse_gates(fail_if, "evaluate")
-    chosen = (cache_type_k, cache_type_v, codebook, codebook_k, codebook_v)
-    if candidate is not None and any(option is not None for option in chosen):
-        raise UsageError("give a packed cache or types, not both")
+    chosen: dict[str, Any] = {
+        "cache_type_k": cache_type_k,
+        "cache_type_v": cache_type_v,
+        "codebook": codebook,
+        "codebook_k": codebook_k,
+        "codebook_v": codebook_v,
+        "layer": layer,
+        "keep_first": keep_first,
+        "keep_last": keep_last,
+        "calibration": calibration,
+        "plan": plan,
+    }
+    if candidate is not None and any(option is not None for option in chosen.values()):
+        raise UsageError("give a packed cache or a plan, not both")
+    wanted = None if candidate else common.plan_options(**chosen).one()
     with open_dump(dump) as opened:
         has_queries = any(tensor.side == "q" for tensor in opened)
         places = {(tensor.layer, tensor.side) for tensor in opened}
@@ -79,10 +95,11 @@ def evaluate(
         inputs = [{"path": opened.path, "fingerprint": opened.fingerprint()}]
         with progress_bytes(opened.nbytes, "evaluate", quiet=quiet) as progress:
             settings: Any = {"per_head": per_head, "nonfinite": nonfinite, "progress": progress}
-            if candidate is None:
-                against = Candidate(*common.cache_types(*chosen))
-                judged = evaluate_and_judge(opened, against, options, **settings)
-            else:
+            if wanted is not None:
+                rule: Any = nonfinite
+                own = plan_candidates(opened, [wanted], nonfinite=rule)
+                judged = evaluate_and_judge(opened, own[0], options, **settings)
+            elif candidate is not None:
                 with open_candidate(candidate, opened, force=force) as (against, record):
                     judged = evaluate_and_judge(opened, against, options, **settings)
                     inputs.append(record)
@@ -96,6 +113,7 @@ def evaluate(
         inputs=inputs,
         command=common.command_line(),
         extra={
+            "plan": None if wanted is None else wanted.record(),
             "zeroed_values": cleaner.zeroed,
             "skipped_vectors": cleaner.skipped,
         },

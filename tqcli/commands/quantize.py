@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,11 @@ def quantize(
     codebook: common.Book = None,
     codebook_k: common.BookK = None,
     codebook_v: common.BookV = None,
+    layer: common.Layer = None,
+    keep_first: common.KeepFirst = None,
+    keep_last: common.KeepLast = None,
+    calibration: common.CalibrationPath = None,
+    plan: common.PlanFile = None,
     nonfinite: common.Rule = "error",
     max_shard_size: common.ShardSize = None,
     force: common.Force = False,
@@ -45,14 +50,24 @@ def quantize(
 
     shown = common.output_of("quantize", format, json, wide=wide, columns=columns, every=every)
     common.use_threads(threads)
-    k, v = common.cache_types(cache_type_k, cache_type_v, codebook, codebook_k, codebook_v)
+    wanted = common.plan_options(
+        cache_type_k=cache_type_k,
+        cache_type_v=cache_type_v,
+        codebook=codebook,
+        codebook_k=codebook_k,
+        codebook_v=codebook_v,
+        layer=layer,
+        keep_first=keep_first,
+        keep_last=keep_last,
+        calibration=calibration,
+        plan=plan,
+    ).one()
     with open_dump(dump) as opened:
         with progress_bytes(opened.nbytes, "quantize", quiet=quiet) as progress:
             result, rows = run(
                 opened,
                 output,
-                k,
-                v,
+                wanted,
                 nonfinite=nonfinite,  # type: ignore[arg-type]
                 max_shard_bytes=common.parse_size(max_shard_size),
                 force=force,
@@ -66,7 +81,13 @@ def quantize(
         rows,
         inputs=inputs,
         command=common.command_line(),
-        extra={"output": result},
+        extra={"output": result, "plan": wanted.record()},
+        notes=[f"mean of K: {origin}" for origin in _origins(rows)],
         brief=alike(rows),
     )
     shown.emit(report)
+
+
+def _origins(rows: list[dict[str, Any]]) -> list[str]:
+    """Where means came from, each once."""
+    return list(dict.fromkeys(row["mean"] for row in rows if row["mean"]))

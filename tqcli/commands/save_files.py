@@ -75,24 +75,36 @@ def written(
     command: str, source: Path, output: Path, target: Target, rows: list[dict[str, Any]]
 ) -> Report:
     """What `tq restore` and `tq convert` report."""
+    said = target.summary()
+    k, v = said["rotation"]
+    note = (
+        f"{said['kind']} file of version {said['version']}, {said['cells']} cells, "
+        f"{said['tokens']} tokens, V {'transposed' if said['v_transposed'] else 'not transposed'}, "
+        f"Hadamard of K {k or 'none'}, of V {v or 'none'}"
+    )
+    return report(command, source, output, rows, note, said)
+
+
+def report(
+    command: str,
+    source: Path,
+    output: Path,
+    rows: list[dict[str, Any]],
+    note: str,
+    said: dict[str, Any],
+) -> Report:
+    """A row a tensor, what the file is in a sentence, and the same as JSON."""
     from tqcli.commands import common
     from tqcli.report.brief import alike
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
 
-    said = target.summary()
-    k, v = said["rotation"]
-    notes = [
-        f"{said['kind']} file of version {said['version']}, {said['cells']} cells, "
-        f"{said['tokens']} tokens, V {'transposed' if said['v_transposed'] else 'not transposed'}, "
-        f"Hadamard of K {k or 'none'}, of V {v or 'none'}"
-    ]
     return Report(
         f"tq.{command}/1",
         f"{source} -> {output}",
         INSPECT,
         rows,
-        notes=notes,
+        notes=[note],
         inputs=[{"path": str(source)}],
         command=common.command_line(),
         extra={"output": str(output), "file": said},

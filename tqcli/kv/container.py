@@ -38,6 +38,8 @@ __all__ = ["INDEX_SUFFIX", "SUFFIX", "Container", "ContainerWriter", "Spec", "St
 
 # Read at a time: large enough that threads seldom wait for the GIL, small beside any tensor.
 PIECE_BYTES = 4 << 20
+# Tensors written at once, each with a piece or two in memory; more would wait for memory anyway.
+MAX_WRITERS = 16
 _PLACE = re.compile(r"layers\.(?P<layer>0|[1-9][0-9]{0,5})\.(?P<what>[a-z_.]+)")
 
 
@@ -316,7 +318,7 @@ class ContainerWriter:
         So making the pieces (reading, coding), hashing and writing them overlap. The file does
         not depend on the number of threads.
         """
-        threads = choose.threads()
+        threads = min(choose.threads(), MAX_WRITERS)
         if threads > 1:
             threads += 1  # there is work for a core while one thread waits for disk or GIL
         jobs: list[Callable[[], None]] = [

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import IO
 
-STEP = 64 << 20  # bytes written between two calls; a smaller file is only synced at its end
+STEP = 32 << 20  # bytes written between two calls; a smaller file is only synced at its end
 
 
 class Flusher:

@@ -1,14 +1,17 @@
 """Packed caches: ``layers.{i}.k.blocks``, the exact bytes that an engine stores.
 
-A tensor of blocks is uint8 of (batch, heads, seq_len, blocks_per_vector, block_bytes); its record
+A tensor of blocks is uint8 of (batch, heads, coded, blocks_per_vector, block_bytes); its record
 holds the codec (one, or one a head), head_dim before padding and the dtype it was made from.
+Tokens that are kept in float16 instead stand in ``layers.{i}.k.kept``, (batch, heads, kept,
+head_dim), the mean that was taken from the coded keys in ``layers.{i}.k.mean``, (heads, head_dim).
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ SCHEMA = "tq.packed/2"
 FIRST_SCHEMA = "tq.packed/1"  # SHA-256 of each tensor's data, none of the header; only read
 SCHEMAS = (SCHEMA, FIRST_SCHEMA)
 _SUFFIX = ".blocks"
+_KEPT, _MEAN = ".kept", ".mean"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,16 @@ class PackedTensor:
         Before padding.
     dtype : str
         Of the dump that was packed.
+    type : str
+        As a plan writes it, modifiers included.
+    keep : tuple of int
+        Tokens kept in float16 at the beginning and at the end of each text.
+    kept : Stored or None
+        Those tokens, float16 (batch, heads, kept, head_dim).
+    mean : Stored or None
+        What was taken from the coded keys, float16 (heads, head_dim).
+    center : mapping
+        Of the mean: ``rope`` (None: it is one of K after RoPE) and ``origin``.
     """
 
     name: str
@@ -50,6 +64,11 @@ class PackedTensor:
     head_dim: int
     dtype: str
     stored: Stored
+    type: str = ""
+    keep: tuple[int, int] = (0, 0)
+    kept: Stored | None = None
+    mean: Stored | None = None
+    center: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """``<layers.3.k: turbo3 blocks of (1, 2, 256, 128)>``."""
@@ -63,8 +82,21 @@ class PackedTensor:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(batch, heads, seq_len, head_dim) of the dump."""
-        batch, heads, seq_len, _, _ = self.stored.entry.shape
-        return batch, heads, seq_len, self.head_dim
+        batch, heads, coded, _, _ = self.stored.entry.shape
+        kept = 0 if self.kept is None else self.kept.entry.shape[2]
+        return batch, heads, coded + kept, self.head_dim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of blocks, kept tokens and mean."""
+        parts = (self.stored, self.kept, self.mean)
+        return sum(part.entry.nbytes for part in parts if part is not None)
+
+    @property
+    def bits_per_value(self) -> float | None:
+        """All that is stored over the values of the dump; None where there are none."""
+        values = math.prod(self.shape)
+        return 8 * self.nbytes / values if values else None
 
 
 class Packed(Container):
@@ -112,6 +144,8 @@ class Packed(Container):
                 check_extra(self.path, stored)
                 continue
             layer, what = place_of(name, self.path)
+            if self._belongs(name):
+                continue
             if not what.endswith(_SUFFIX) or what[: -len(_SUFFIX)] not in SIDES:
                 raise InputError(
                     f"{self.path}: unknown tensor {name!r}; layers.N.k.blocks is legal"
@@ -120,6 +154,27 @@ class Packed(Container):
         if not found:
             raise InputError(f"{self.path}: no layers.N.k.blocks in it; not a packed cache")
         return sorted(found, key=lambda t: (t.layer, SIDES.index(t.side)))
+
+    def _belongs(self, name: str) -> bool:
+        """Whether it is a part of blocks that stand beside it."""
+        stem, dot, what = name.rpartition(".")
+        return dot + what in (_KEPT, _MEAN) and f"{stem}{_SUFFIX}" in self.stored
+
+    def _part(self, name: str, suffix: str, shape: tuple[int | None, ...]) -> Stored | None:
+        """Float16 beside blocks, of `shape` where that is not None."""
+        stored = self.stored.get(name[: -len(_SUFFIX)] + suffix)
+        if stored is None:
+            return None
+        entry, where = stored.entry, f"{self.path}: {name[: -len(_SUFFIX)]}{suffix}"
+        fits = len(entry.shape) == len(shape) and all(
+            want in (None, have) for have, want in zip(entry.shape, shape, strict=True)
+        )
+        if entry.dtype != np.float16 or not fits:
+            wanted = ", ".join("kept" if n is None else str(n) for n in shape)
+            raise InputError(f"{where}: {entry.dtype} {entry.shape}; it is float16 ({wanted})")
+        if stored.digest is None:
+            raise InputError(f"{where}: metadata lacks its digest")
+        return stored
 
     def _check(self, name: str, layer: int, side: str, stored: Stored) -> PackedTensor:
         where = f"{self.path}: {name}"
@@ -154,7 +209,28 @@ class Packed(Container):
                     f"{where}: {entry.shape[3]} blocks of {entry.shape[4]} bytes a vector; "
                     f"{codec.id} of head_dim {head_dim} has {legal[0]} of {legal[1]}"
                 )
-        return PackedTensor(name[: -len(_SUFFIX)], layer, side, made, head_dim, dtype, stored)
+        batch, heads = entry.shape[:2]
+        kept = self._part(name, _KEPT, (batch, heads, None, head_dim))
+        mean = self._part(name, _MEAN, (heads, head_dim))
+        keep, center, kind = record.get("keep", [0, 0]), record.get("center"), record.get("type")
+        if not (isinstance(keep, list) and len(keep) == 2 and all(map(_is_count, keep))):
+            raise InputError(f"{where}: keep {keep!r}; it is two numbers of tokens")
+        if (kept is not None) != any(keep) or (mean is not None) != isinstance(center, Mapping):
+            raise InputError(f"{where}: the record and the tensors beside it do not agree")
+        return PackedTensor(
+            name[: -len(_SUFFIX)],
+            layer,
+            side,
+            made,
+            head_dim,
+            dtype,
+            stored,
+            kind if isinstance(kind, str) else made[0].id,
+            (keep[0], keep[1]),
+            kept,
+            mean,
+            center or {},
+        )
 
     @property
     def origin(self) -> str | None:
@@ -189,13 +265,19 @@ def open_packed(path: str | os.PathLike[str]) -> Packed:
 
 
 def packed_record(
-    source: Mapping[str, Any], domain: str, fingerprint: str | None, version: str
+    source: Mapping[str, Any],
+    domain: str,
+    fingerprint: str | None,
+    version: str,
+    plan: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Metadata of a packed cache, without the records of its tensors.
 
-    `fingerprint` is that of the dump; None where blocks came without one.
+    `fingerprint` is that of the dump, None where blocks came without one; `plan` what the cache
+    plan says of itself.
     """
     return {
+        **({} if plan is None else {"plan": dict(plan)}),
         "schema": SCHEMA,
         "tq": version,
         "source": dict(source),
@@ -209,3 +291,7 @@ def blocks_record(made: Sequence[Codec], head_dim: int, dtype: str) -> dict[str,
     configs = [codec.config() for codec in made]
     same = all(config == configs[0] for config in configs)
     return {"codec": configs[0] if same else configs, "head_dim": head_dim, "dtype": dtype}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31

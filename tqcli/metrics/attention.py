@@ -20,7 +20,7 @@ from tqcli.metrics.attention_join import Original
 from tqcli.metrics.attention_keys import F32, Error, Keys
 from tqcli.metrics.attention_parts import Change, Scratch, change, softmax
 from tqcli.metrics.attention_stats import AttentionStats, merged
-from tqcli.metrics.causal import Ints, Span, tiles
+from tqcli.metrics.causal import Ints, Mask, Span, tiles
 
 SINKS = 4
 # Values of one tile of scores: large enough to hide what a NumPy call costs, and cached at that.
@@ -54,6 +54,7 @@ def attend(
     positions: Ints,
     scoring: Scoring,
     key: int,
+    tails: Sequence[int] = (),
 ) -> list[AttentionStats]:
     """Measure the queries that share one KV head, for one or several candidates.
 
@@ -72,6 +73,8 @@ def attend(
     scoring : Scoring
     key : int
         Names the sequence in the accumulator.
+    tails : sequence of int, optional
+        For each of `errors`, so many tokens up to its own does a query find without an error.
 
     Returns
     -------
@@ -83,8 +86,11 @@ def attend(
     for tile in tiles(span, positions, queries.shape[0], TILE):
         scaled = queries[:, tile].astype(np.float32) * np.float32(scoring.scale)
         original = _original(scaled, keys, span, positions[tile], scoring, scratch)
-        for part, error in zip(parts, errors, strict=True):
-            changes = _changes(scaled, keys, original, error, scoring, scratch)
+        for part, error, tail in zip(parts, errors, tails or [0] * len(errors), strict=True):
+            recent = [
+                span.recent(positions[tile], one.first, one.last, tail) for one in original.parts
+            ]
+            changes = _changes(scaled, keys, original, error, recent, scoring, scratch)
             table, divergences = original.measure(changes)
             part.append(AttentionStats.of(key, positions[tile], table, divergences))
     return [merged(part) for part in parts]
@@ -113,6 +119,7 @@ def _changes(
     keys: Keys,
     original: Original,
     error: tuple[Error, Error],
+    recent: Sequence[Mask | None],
     scoring: Scoring,
     scratch: tuple[Scratch, Scratch],
 ) -> tuple[Change, Change]:
@@ -123,11 +130,12 @@ def _changes(
             part,
             keys.v[part.first : part.last],
             own.of_keys(part.first - start, part.last - start),
+            exact,
             scoring.softcap,
             room,
         )
-        for part, own, start, room in zip(
-            original.parts, error, (0, scoring.sinks), scratch, strict=True
+        for part, own, start, exact, room in zip(
+            original.parts, error, (0, scoring.sinks), recent, scratch, strict=True
         )
     )
     return sink, rest

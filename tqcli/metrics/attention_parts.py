@@ -127,23 +127,37 @@ def softmax(
 
 
 def change(
-    q: F32, part: Part, values: F32, error: Error, softcap: float | None, scratch: Scratch
+    q: F32,
+    part: Part,
+    values: F32,
+    error: Error,
+    exact: Mask | None,
+    softcap: float | None,
+    scratch: Scratch,
 ) -> Change:
-    """What `error` of the keys of a part does, with `values` their original V."""
+    """What `error` of the keys of a part does, with `values` their original V.
+
+    Keys that are `exact` for a query, ``(positions, keys)``, have no error for it.
+    """
     heads, _, dim = q.shape
     rows, columns = part.score.shape
     zero = np.zeros(rows)
-    out_v = None if error.v is None or not columns else np.matmul(part.weight, error.v)
+    out_v = None
+    if error.v is not None and columns:
+        out_v = np.matmul(_without(part.weight, exact, heads, scratch), error.v)
     if error.k is None or not columns:
         return Change(part.peak, zero, zero, zero, zero, None, out_v, out_v)
     flat = q.reshape(rows, dim)
     moves, new = (scratch.take(name, rows, columns) for name in ("moves", "new"))
     np.matmul(flat, error.k.T, out=moves)
+    common = flat.astype(np.float64) @ error.common
     if softcap is not None:
         moves += part.raw
         _cap(moves, softcap, moves)
         moves -= _cap(part.raw, softcap, new)
-    common = flat.astype(np.float64) @ error.common
+    if exact is not None:  # no change at all is a change of -common beside the others
+        stays = (-common).astype(np.float32).reshape(heads, -1, 1)
+        np.copyto(moves.reshape(heads, *exact.shape), stays, where=exact)
     _fill(moves, part.hidden, heads, 0)
     total = moves.sum(axis=1).astype(np.float64)
     square, drift = (np.einsum("ij,ij->i", a, moves) for a in (moves, part.weight))
@@ -156,11 +170,21 @@ def change(
     out_k = np.matmul(new, values)
     out_kv = out_v
     if error.v is not None:
-        out_kv = np.matmul(new, error.v)
+        out_kv = np.matmul(_without(new, exact, heads, scratch), error.v)
         out_kv += out_v
     return Change(
         peak, drift + common, common, total, square.astype(np.float64), out_k, out_v, out_kv
     )
+
+
+def _without(weight: F32, exact: Mask | None, heads: int, scratch: Scratch) -> F32:
+    """Weights with those of exact keys at zero."""
+    if exact is None:
+        return weight
+    left = scratch.take("left", *weight.shape)
+    np.copyto(left, weight)
+    _fill(left, exact, heads, 0)
+    return left
 
 
 def _cap(values: F32, softcap: float, out: F32) -> F32:

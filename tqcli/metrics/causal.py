@@ -65,6 +65,20 @@ class Span:
             hidden |= keys <= positions[:, None] - self.window
         return hidden
 
+    def recent(self, positions: Ints, first: int, last: int, tail: int) -> Mask | None:
+        """Keys `first` to `last` that stand among the `tail` up to a query's own; None: no key.
+
+        Examples
+        --------
+        >>> Span(0, 4).recent(np.array([1, 3]), 0, 4, 2)
+        array([[ True,  True,  True,  True],
+               [False, False,  True,  True]])
+        """
+        if not tail or last - 1 <= positions[0] - tail:
+            return None
+        recent: Mask = np.arange(first, last) > positions[:, None] - tail
+        return recent
+
 
 def spans(lengths: list[int], window: int | None) -> list[Span]:
     """Sequences of these lengths one after the other.

@@ -59,31 +59,40 @@ class Stats:
         self._largest = 0.0
 
     def add(
-        self, x: NDArray[Any], decoded: NDArray[Any], *, row: Hashable = 0, token: int = 0
+        self,
+        x: NDArray[Any],
+        decoded: NDArray[Any],
+        *,
+        row: Hashable = 0,
+        token: int = 0,
+        keep: NDArray[np.bool_] | None = None,
     ) -> F64:
         """Count vectors and what they decode to.
 
         Parameters
         ----------
         x, decoded : float arrays, shape (n, head_dim)
-            All values are finite.
         row : hashable
             Names the head and the sequence: each has a mean of its own.
         token : int
             Place of the first vector in the sequence.
+        keep : bool array, shape (n,), optional
+            Which vectors count; all without it.
 
         Returns
         -------
         float64 array, shape (n, 5)
-            As :func:`tqcli.kernels.stats.errors` gives it.
+            As :func:`tqcli.kernels.stats.errors` gives it; a row for each vector that counts.
         """
         edges = [0, *range(UNIT - token % UNIT, len(x), UNIT), len(x)]
-        parts = [
-            self._add(x[first:stop], decoded[first:stop], row, (token + first) // UNIT)
-            for first, stop in pairwise(edges)
-            if first < stop
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, 5)), *parts])
+        parts = [np.empty((0, 5))]
+        for first, stop in pairwise(edges):
+            a, b = x[first:stop], decoded[first:stop]
+            if keep is not None:
+                a, b = a[keep[first:stop]], b[keep[first:stop]]
+            if a.size:
+                parts.append(self._add(a, b, row, (token + first) // UNIT))
+        return np.concatenate(parts) if len(parts) != 2 else parts[1]
 
     def _add(self, x: NDArray[Any], decoded: NDArray[Any], row: Hashable, number: int) -> F64:
         """Count vectors of one unit."""

@@ -13,7 +13,7 @@ from tqcli.metrics.causal import Ints, sample_positions
 from tqcli.pipeline.attention_jobs import jobs, run
 from tqcli.pipeline.attention_layer import Layer, plan_layer
 from tqcli.pipeline.attention_result import AttentionEvaluation, LayerAttention
-from tqcli.pipeline.evaluate import Candidate
+from tqcli.pipeline.candidate import Candidate
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 
 # Pairs of a query and a key that one layer may cost by default: about a second on one core.

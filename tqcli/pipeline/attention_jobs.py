@@ -18,9 +18,9 @@ from tqcli.metrics.attention import attend
 from tqcli.metrics.attention_keys import Error, Keys
 from tqcli.metrics.attention_stats import AttentionStats
 from tqcli.metrics.causal import Ints, Span
-from tqcli.pipeline.attention_layer import Layer, decoded_head, projections, read_head
-from tqcli.pipeline.evaluate import Candidate
-from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress
+from tqcli.pipeline.attention_layer import Layer, projections
+from tqcli.pipeline.candidate import Candidate
+from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress, read_head
 
 # Decoded K and V, and their errors, that may be held at a time.
 CANDIDATE_BYTES = 1 << 28
@@ -68,8 +68,8 @@ def _heads(
         k, v = (read_head(tensor, row, cleaner) for tensor in (layer.k, layer.v))
         decoded = []
         for candidate in candidates:
-            k_new = decoded_head(dump, layer.k, candidate, row, k)
-            v_new = decoded_head(dump, layer.v, candidate, row, v)
+            k_new = candidate.head(layer.k, row, k)
+            v_new = candidate.head(layer.v, row, v)
             decoded.append((k_new, v_new))
             progress(k.nbytes + v.nbytes)
         queries = [read_head(layer.q, row * group + at, cleaner) for at in range(group)]
@@ -83,6 +83,7 @@ def _heads(
                     k[tokens],
                     v[tokens],
                     [(k_new[tokens], v_new[tokens]) for k_new, v_new in decoded],
+                    [candidate.tail for candidate in candidates],
                     np.stack([part[positions] for part in queries]),
                     layer,
                     span,
@@ -96,6 +97,7 @@ def _attend(
     k: NDArray[Any],
     v: NDArray[Any],
     decoded: list[tuple[NDArray[Any], NDArray[Any]]],
+    tails: list[int],
     queries: NDArray[Any],
     layer: Layer,
     span: Span,
@@ -110,7 +112,7 @@ def _attend(
         for k_new, v_new in decoded
     ]
     keys = Keys.of(k, v, shift=shift, project=project)
-    return attend(queries, keys, errors, span, positions, layer.scoring, key)
+    return attend(queries, keys, errors, span, positions, layer.scoring, key, tails)
 
 
 def run(jobs: Iterator[Job]) -> Iterator[tuple[int, int, list[AttentionStats]]]:

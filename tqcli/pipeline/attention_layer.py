@@ -13,8 +13,6 @@ from tqcli.kv.container import Stored
 from tqcli.kv.dump import Dump, KVTensor
 from tqcli.metrics.attention import Scoring
 from tqcli.metrics.causal import Span, spans
-from tqcli.pipeline.evaluate import Candidate
-from tqcli.pipeline.pieces import Cleaner, decode_piece, encode_piece, require_finite
 
 # Rounding of a float32 Gram matrix may push its smallest eigenvalue below zero by this share of
 # the largest.
@@ -198,45 +196,3 @@ def projections(layer: Layer) -> list[NDArray[np.float64]] | None:
     if (values[:, 0] < -_GRAM_TOLERANCE * values[:, -1]).any():
         raise InputError(f"{where}: a negative eigenvalue; a Gram matrix has none, dump it anew")
     return list(vectors * np.sqrt(np.maximum(values, 0))[:, None, :])
-
-
-def read_head(tensor: KVTensor, row: int, cleaner: Cleaner) -> NDArray[Any]:
-    """One head of one sequence, ``(seq_len, head_dim)``; `row` counts over batch and heads."""
-    _, _, seq_len, head_dim = tensor.shape
-    entry = tensor.stored.entry
-    values = np.empty((seq_len, head_dim), entry.dtype)
-    tensor.stored.file.read(entry, row * values.nbytes, values)
-    cleaned, _ = cleaner.clean(values)
-    require_finite(tensor, row * seq_len, cleaned)
-    return cleaned
-
-
-def decoded_head(
-    dump: Dump, tensor: KVTensor, candidate: Candidate, row: int, x: NDArray[Any]
-) -> NDArray[Any]:
-    """What the candidate makes of the head `x` that :func:`read_head` gave."""
-    _, heads, seq_len, head_dim = tensor.shape
-    first = row * seq_len
-    if candidate.dump is not None:
-        twin = candidate.dump.get(tensor.layer, tensor.side)
-        if twin is None:
-            raise InputError(f"{candidate.dump.path}: has no {tensor.name}; give its own pair")
-        return read_head(twin, row, Cleaner())
-    if candidate.packed is not None:
-        other = candidate.packed.get(tensor.layer, tensor.side)
-        if other is None:
-            raise InputError(f"{candidate.packed.path}: has no {tensor.name}; give its own pair")
-        entry = other.stored.entry
-        blocks = np.empty((seq_len, *entry.shape[3:]), np.uint8)
-        other.stored.file.read(entry, row * blocks.nbytes, blocks)
-        where, made = f"{candidate.packed.path}: {other.name}", other.codecs
-    else:
-        chosen = candidate.k if tensor.side == "k" else candidate.v
-        if chosen is None:
-            raise InputError(f"{dump.path}: no type for {tensor.side}; pass -ctk and -ctv")
-        where, made = f"{dump.path}: {tensor.name}", chosen.codecs_for(tensor)
-        blocks = encode_piece(dump, tensor, made, first, x)
-    codec = made[row % heads if len(made) > 1 else 0]
-    return decode_piece(
-        where, [codec], tensor.shape, first, blocks, lambda c, b: c.decode(b, head_dim)
-    )

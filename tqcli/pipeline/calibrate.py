@@ -14,19 +14,17 @@ from tqcli.kv.container import ContainerWriter, Spec, schema_of
 from tqcli.kv.dump import Dump, open_dump
 from tqcli.pipeline.evidence import BiasEvidence, DumpEvidence
 from tqcli.pipeline.pieces import Progress, no_progress
-from tqcli.plan.calibration import (
+from tqcli.plan.calibration import Calibration, calibration_record, open_calibration
+from tqcli.plan.evidence import (
     BY_TEXT,
     GRAM,
     K_POWER,
     K_SUM,
     MERGES,
     Q_POWER,
-    Calibration,
     Evidence,
     Tensors,
     Text,
-    calibration_record,
-    open_calibration,
 )
 from tqcli.plan.identity import require_same_rope
 from tqcli.rope import Rope

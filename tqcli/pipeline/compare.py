@@ -8,29 +8,30 @@ from typing import Any
 from tqcli.codebook import distortion_on_gaussian, lloyd_max
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.kv.dump import Dump
+from tqcli.metrics.verdict import judge_all
 from tqcli.pipeline.attention import AttentionOptions, compare_attention
-from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate_all
+from tqcli.pipeline.candidate import plan_candidates
+from tqcli.pipeline.evaluate import Evaluation, evaluate_all
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
-from tqcli.report.verdict import judge_all
+from tqcli.plan.plan import Plan
 
 
 def compare(
     dump: Dump,
-    types: Sequence[tuple[CacheType, CacheType]],
+    plans: Sequence[Plan],
     *,
     options: AttentionOptions | None = None,
     nonfinite: Nonfinite = "error",
     progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
-    """One row for each type and side, pooled over layers.
+    """One row for each plan and side, pooled over layers.
 
     Parameters
     ----------
     dump : Dump
-    types : sequence of (K type, V type)
+    plans : sequence of Plan
         The first is what the others are held against: ``worse_than_first`` is the share of vectors
-        that the first type decodes with less error.
+        that the first one decodes with less error.
     options : AttentionOptions or None
         None leaves attention out.
     nonfinite, progress
@@ -39,20 +40,20 @@ def compare(
     Returns
     -------
     list of dict
-        The pooled row of an evaluation, judged, with ``name`` (of the pair), ``worse_than_first``,
+        The pooled row of an evaluation, judged, with ``name`` (of the plan), ``worse_than_first``,
         ``codebook_excess`` (distortion of the type's codebook on Gaussian values over that of the
         best one of as many levels, minus 1), and the layer with the largest error by the figure
         that the side is judged by: ``worst_layer``, ``worst_layer_error``.
     """
     rows: list[dict[str, Any]] = []
-    candidates = [Candidate(k, v) for k, v in types]
+    candidates = plan_candidates(dump, plans, nonfinite=nonfinite)
     results = evaluate_all(dump, candidates, nonfinite=nonfinite, progress=progress)
     attention = []
     if options is not None:
         attention = compare_attention(
             dump, candidates, options, nonfinite=nonfinite, progress=progress
         )
-    for at, ((k, v), result) in enumerate(zip(types, results, strict=True)):
+    for at, (plan, result) in enumerate(zip(plans, results, strict=True)):
         every = result.rows()
         if attention:
             attention[at].extend(every)
@@ -61,9 +62,9 @@ def compare(
             if row["layer"] != "all":
                 continue
             side = row["side"]
-            row["name"] = k.name if k == v else f"{k.name}/{v.name}"
+            row["name"] = plan.name
             row["codebook_excess"] = _codebook_excess(result, side)
-            row["worse_than_first"] = None if result is results[0] else _worse(result, side)
+            row["worse_than_first"] = _worse_than_first(result, row) if at else None
             row |= _worst([r for r in every if r["side"] == side and r["layer"] != "all"])
             rows.append(row)
     return rows
@@ -80,18 +81,17 @@ def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"worst_layer": None, "worst_layer_error": None}
 
 
-def _worse(result: Evaluation, side: str) -> float | None:
-    vectors = result.pooled(side).vectors
-    worse = sum(count for (_, own), count in result.worse.items() if own == side)
-    return worse / vectors if vectors else None
+def _worse_than_first(result: Evaluation, row: dict[str, Any]) -> float | None:
+    worse = sum(count for (_, side), count in result.worse.items() if side == row["side"])
+    return worse / row["vectors"] if row["vectors"] else None
 
 
 def _codebook_excess(result: Evaluation, side: str) -> float | None:
     """Only a table tells: ggml types scale each block and have none."""
     losses = [
         _loss(codec)
-        for (_, own), made in result.codecs.items()
-        for codec in made
+        for (_, own), source in result.sources.items()
+        for codec in source.codecs
         if own == side and isinstance(codec, TurboCodec)
     ]
     return max(losses) if losses else None

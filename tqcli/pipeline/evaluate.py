@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tqcli.codecs import Codec
 from tqcli.errors import InputError
 from tqcli.kernels import choose
-from tqcli.kv.dump import Dump, KVTensor
-from tqcli.kv.packed import Packed, PackedTensor
+from tqcli.kv.dump import Dump
 from tqcli.metrics import Stats, null_model, z_score
-from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.decoded import Source, from_dump, from_packed, from_type
+from tqcli.pipeline.candidate import Candidate
+from tqcli.pipeline.decoded import Source
 from tqcli.pipeline.measure import measure
 from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress, no_progress
 from tqcli.words import counted
@@ -26,29 +24,16 @@ from tqcli.workers import run, serial
 _MAX_NULL_DIM = 1024
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """What the dump is held against.
-
-    Give either a pair of cache types, a packed cache, or a second dump.
-    """
-
-    k: CacheType | None = None
-    v: CacheType | None = None
-    packed: Packed | None = None
-    dump: Dump | None = None
-
-
 @dataclass(eq=False)
 class Evaluation:
-    """Figures by (layer, side, head), and the codec of each side of each layer.
+    """Figures by (layer, side, head), and where each side of each layer came from.
 
     Attributes
     ----------
     stats : dict
         By layer, side and head; of all heads under None unless heads were kept apart.
-    codecs : dict
-        By layer and side; empty for a second dump.
+    sources : dict
+        By layer and side.
     head_dims : dict
         By layer and side.
     worse : dict
@@ -57,15 +42,15 @@ class Evaluation:
     """
 
     stats: dict[tuple[int, str, int | None], Stats]
-    codecs: dict[tuple[int, str], tuple[Codec, ...]]
+    sources: dict[tuple[int, str], Source]
     head_dims: dict[tuple[int, str], int]
     worse: dict[tuple[int, str], int]
     cleaner: Cleaner
 
     def __repr__(self) -> str:
         """``<evaluation of k, v of 4 layers>``."""
-        sides = ", ".join(dict.fromkeys(side for _, side in self.codecs))
-        layers = counted(len({layer for layer, _ in self.codecs}), "layer")
+        sides = ", ".join(dict.fromkeys(side for _, side in self.sources))
+        layers = counted(len({layer for layer, _ in self.sources}), "layer")
         return f"<evaluation of {sides} of {layers}>"
 
     def pooled(self, side: str) -> Stats:
@@ -75,23 +60,24 @@ class Evaluation:
     def rows(self) -> list[dict[str, Any]]:
         """Measures as rows: each layer and side (and head), then ``all`` for each side."""
         rows = []
-        for layer, side in self.codecs:
+        for layer, side in self.sources:
             heads = {h: s for (la, si, h), s in self.stats.items() if (la, si) == (layer, side)}
             whole = heads.pop(None, None) or Stats.merged(heads.values())
             rows.append(self._row(layer, side, None, whole))
             rows += [self._row(layer, side, head, stats) for head, stats in heads.items()]
-        sides = dict.fromkeys(side for _, side in self.codecs)
+        sides = dict.fromkeys(side for _, side in self.sources)
         return rows + [self._row(None, side, None, self.pooled(side)) for side in sides]
 
     def _row(self, layer: int | None, side: str, head: int | None, stats: Stats) -> dict[str, Any]:
-        places = [p for p in self.codecs if p[1] == side and layer in (None, p[0])]
-        made = [codec for p in places for codec in self.codecs[p]]
+        places = [p for p in self.sources if p[1] == side and layer in (None, p[0])]
+        made = [codec for p in places for codec in self.sources[p].codecs]
+        types = [kind for p in places if (kind := self.sources[p].type)]
         dims = {self.head_dims[p] for p in places}
         row: dict[str, Any] = {
             "layer": "all" if layer is None else layer,
             "side": side,
             "head": head,
-            "type": " ".join(dict.fromkeys(c.id for c in made)) or None,
+            "type": " ".join(dict.fromkeys(types)) or None,
             "bits_per_value": self._bits(places),
         }
         row |= stats.measures() | stats.offset_measures()
@@ -106,9 +92,9 @@ class Evaluation:
         return row
 
     def _bits(self, places: list[tuple[int, str]]) -> float | None:
-        if not all(self.codecs[p] for p in places):
-            return None
-        return float(np.mean([self.codecs[p][0].bits_per_value(self.head_dims[p]) for p in places]))
+        bits = [self.sources[p].bits_per_value for p in places]
+        known = [one for one in bits if one is not None]
+        return float(np.mean(known)) if known and len(known) == len(bits) else None
 
 
 def evaluate(
@@ -164,7 +150,7 @@ def evaluate_all(
     if dump.domain != "original":
         raise InputError(f"{dump.path}: {dump.domain} domain; only an original dump is evaluated")
     tensors = [t for t in dump.kv() if only is None or (t.layer, t.side) in only]
-    sources = [[_source(dump, tensor, one) for one in candidates] for tensor in tensors]
+    sources = [[one.source(tensor) for one in candidates] for tensor in tensors]
     cleaners = [Cleaner(nonfinite) for _ in tensors]
     progress = serial(progress)
     jobs = [
@@ -180,37 +166,7 @@ def evaluate_all(
         place = (tensor.layer, tensor.side)
         for result, source, one in zip(results, own, measured, strict=True):
             result.stats |= {(*place, head): stats for head, stats in one.stats.items()}
-            result.codecs[place] = source.codecs
+            result.sources[place] = source
             result.head_dims[place] = tensor.shape[3]
             result.worse[place] = one.worse
     return results
-
-
-def _source(dump: Dump, tensor: KVTensor, candidate: Candidate) -> Source:
-    """Where a candidate's version of a tensor comes from; checked before anything is read."""
-    if candidate.packed is not None:
-        other = candidate.packed.get(tensor.layer, tensor.side)
-        _require_match(dump, tensor, candidate.packed.path, other)
-        assert other is not None
-        return from_packed(candidate.packed.path, other)
-    if candidate.dump is not None:
-        twin = candidate.dump.get(tensor.layer, tensor.side)
-        _require_match(dump, tensor, candidate.dump.path, twin)
-        assert twin is not None
-        return from_dump(twin)
-    chosen = candidate.k if tensor.side == "k" else candidate.v
-    if chosen is None:
-        raise InputError(f"{dump.path}: no type for {tensor.side}; pass -ctk and -ctv")
-    return from_type(dump, tensor, chosen.codecs_for(tensor))
-
-
-def _require_match(
-    dump: Dump, tensor: KVTensor, path: str, other: KVTensor | PackedTensor | None
-) -> None:
-    if other is None:
-        raise InputError(f"{path}: has no {tensor.name}, which {dump.path} has; give its own pair")
-    if other.shape != tensor.shape:
-        raise InputError(
-            f"{path}: {tensor.name} has shape {other.shape}, {dump.path} has {tensor.shape}; "
-            "they must be equal"
-        )

@@ -13,8 +13,8 @@ from tqcli.errors import InputError
 from tqcli.kv.container import PIECE_BYTES
 from tqcli.kv.dump import Dump, KVTensor
 from tqcli.pipeline.pieces import Progress, no_progress
-from tqcli.plan.calibration import GRAM, K_BIAS, K_POWER, K_SUM, Q_POWER, Tensors, Text
 from tqcli.plan.center import known_rope
+from tqcli.plan.evidence import GRAM, K_BIAS, K_POWER, K_SUM, Q_POWER, Tensors, Text
 from tqcli.plan.identity import Identity
 from tqcli.plan.keysums import HALVES, KeySums, SquareSums, TextSums, without_magnitude
 from tqcli.plan.tokens import Tokens

@@ -8,12 +8,14 @@ from typing import Any
 from tqcli.errors import UsageError
 from tqcli.kv.dump import Dump
 from tqcli.metrics.attention import SINKS
+from tqcli.metrics.verdict import conclude, faults, judge_all, name_layers
 from tqcli.pipeline.attention import AttentionOptions, evaluate_attention, require_queries
 from tqcli.pipeline.attention_result import AttentionEvaluation
-from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
+from tqcli.pipeline.candidate import Candidate
+from tqcli.pipeline.evaluate import Evaluation, evaluate
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 from tqcli.pipeline.remedy import find_remedy
-from tqcli.report.verdict import conclude, cured, faults, judge, judge_all, name_layers
+from tqcli.plan.grammar import DEFAULT_TYPE, parse_plan
 from tqcli.words import counted
 
 
@@ -92,25 +94,14 @@ def evaluate_and_judge(
     rows = evaluation.rows()
     attention.extend(rows)
     judge_all(rows)
-    remedies = {side: _remedy(dump, rows, side, nonfinite) for side in "kv" if faults(rows, side)}
-    notes = [*_basis(attention, options), *attention.notes, conclude(rows, remedies)]
+    blamed = {side: layers for side in "kv" if (layers := faults(rows, side))}
+    remedy = None
+    if blamed:
+        remedy = find_remedy(
+            dump, candidate.plan or parse_plan(DEFAULT_TYPE), blamed, nonfinite=nonfinite
+        )
+    notes = [*_basis(attention, options), *attention.notes, conclude(rows, remedy)]
     return Judged(evaluation, attention, rows, notes)
-
-
-def _remedy(dump: Dump, rows: list[dict[str, Any]], side: str, rule: Nonfinite) -> str | None:
-    """The cheapest type that makes every layer at fault fine, in words."""
-    layers = faults(rows, side)
-    own = [row for row in rows if row["side"] == side and row["layer"] in layers]
-    bits = [row["bits_per_value"] for row in own if row["head"] is None]
-    above = None if None in bits else max(bits)
-
-    found = find_remedy(dump, side, layers, cured, above=above, nonfinite=rule)
-    if found is None:
-        return None
-    by = judge(found.rows[0])  # of the layer that was the worst
-    total = sum(row.get("output_error") or 0.0 for row in found.rows)
-    left = f"output errors {total:.2g} in sum" if total else "" if by is None else by.by
-    return f"{side.upper()} of {name_layers(found.layers)} at {found.type} ({left})"
 
 
 def _basis(attention: AttentionEvaluation, options: AttentionOptions | None) -> list[str]:

@@ -96,14 +96,17 @@ def _add(
     rows = []
     for row, at, part in by_head(first, x, heads, seq_len):
         window = slice(at - first, at - first + part.shape[0])
-        other = decoded[window]
-        if keep is not None:
-            part, other = part[keep[window]], other[keep[window]]
         head = row % heads if per_head else None
         if head not in one.stats:
             one.stats[head] = Stats(offset=tensor.side == "k")
-        place, token = (tensor.layer, row), at - row * seq_len
-        rows.append(one.stats[head].add(part, other, row=place, token=token))
+        found = one.stats[head].add(
+            part,
+            decoded[window],
+            row=(tensor.layer, row),
+            token=at - row * seq_len,
+            keep=None if keep is None else keep[window],
+        )
+        rows.append(found)
     return np.concatenate(rows)
 
 

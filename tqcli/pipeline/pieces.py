@@ -138,3 +138,14 @@ def _decode(decode: Decode, codec: Codec, blocks: NDArray[np.uint8], checked: bo
             "decode to a wider dtype or make the cache anew",
         )
     return values
+
+
+def read_head(tensor: KVTensor, row: int, cleaner: Cleaner) -> NDArray[Any]:
+    """One head of one sequence, ``(seq_len, head_dim)``; `row` counts over batch and heads."""
+    _, _, seq_len, head_dim = tensor.shape
+    entry = tensor.stored.entry
+    values = np.empty((seq_len, head_dim), entry.dtype)
+    tensor.stored.file.read(entry, row * values.nbytes, values)
+    cleaned, _ = cleaner.clean(values)
+    require_finite(tensor, row * seq_len, cleaned)
+    return cleaned

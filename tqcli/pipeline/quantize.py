@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcli.codecs import Codec
 from tqcli.errors import InputError
 from tqcli.kv.container import ContainerWriter, Spec
 from tqcli.kv.dump import Dump, KVTensor
 from tqcli.kv.packed import blocks_record, packed_record
-from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress, encode_piece, no_progress
+from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress, no_progress
+from tqcli.pipeline.sides import Sides
+from tqcli.plan.bits import LENGTHS, SideShape, bits_per_value
+from tqcli.plan.plan import Plan
+from tqcli.plan.side import SidePlan
+from tqcli.plan.tokens import Tokens
 from tqcli.version import __version__
 from tqcli.workers import serial
 
@@ -23,8 +26,7 @@ from tqcli.workers import serial
 def quantize(
     dump: Dump,
     path: str | os.PathLike[str],
-    k: CacheType,
-    v: CacheType,
+    plan: Plan,
     *,
     nonfinite: Nonfinite = "error",
     max_shard_bytes: int | None = None,
@@ -39,7 +41,7 @@ def quantize(
         In the original domain.
     path : str or path
         ``*.safetensors``.
-    k, v : CacheType
+    plan : Plan
     nonfinite : {"error", "zero", "skip"}
     max_shard_bytes : int, optional
     force : bool
@@ -51,36 +53,44 @@ def quantize(
     -------
     (str, list of dict)
         The path by which the result is opened, and one row a tensor: name, type, bytes before and
-        after, bits per value, vectors that vanished, values zeroed, vectors skipped.
+        after, bits per value here and at other lengths, vectors that vanished, values zeroed,
+        vectors skipped.
 
     Raises
     ------
+    UsageError
+        The plan names layers that the dump lacks.
     InputError
         On values that the format cannot hold; nothing is written then.
     """
     if dump.domain != "original":
         raise InputError(f"{dump.path}: {dump.domain} domain; only an original dump is quantized")
-    plan = [(t, (k if t.side == "k" else v).codecs_for(t)) for t in dump.kv()]
-    record = packed_record(dump.source, dump.domain, dump.fingerprint(), __version__)
+    plan.check_layers({tensor.layer for tensor in dump.kv()}, dump.path)
+    sides, one = Sides(dump, nonfinite), serial(progress)
+    jobs = [
+        _Encoding(plan, tensor, *sides.of(plan, tensor), Cleaner(nonfinite), one)
+        for tensor in dump.kv()
+    ]
     specs: list[Spec] = []
     for name in ("token_ids", "positions"):
         if name in dump.stored:
             entry = dump.stored[name].entry
             specs.append((name, entry.dtype, entry.shape))
-    for tensor, made in plan:
-        batch, heads, seq_len, head_dim = tensor.shape
-        blocks = f"{tensor.name}.blocks"
-        shape = (batch, heads, seq_len, *made[0].blocks_shape(head_dim))
-        specs.append((blocks, np.dtype(np.uint8), shape))
-        record["tensors"][blocks] = blocks_record(made, head_dim, tensor.dtype.name)
+    copied = len(specs)
+    fingerprint = dump.fingerprint()
+    record = packed_record(dump.source, dump.domain, fingerprint, __version__, plan.record())
+    for job in jobs:
+        specs += job.specs()
+        record["tensors"][f"{job.tensor.name}.blocks"] = job.record()
     writer = ContainerWriter(path, specs, record, max_shard_bytes=max_shard_bytes, force=force)
     dump.require_apart(writer.replaced)
-    one = serial(progress)
-    jobs = [_Encoding(dump, tensor, made, Cleaner(nonfinite), one) for tensor, made in plan]
     with writer:
-        for name, _, _ in specs[: len(specs) - len(plan)]:
+        for name, _, _ in specs[:copied]:
             writer.write(name, (piece for _, piece in dump.stored[name].pieces()))
         writer.write_all((f"{job.tensor.name}.blocks", job.pieces()) for job in jobs)
+        for job in jobs:
+            for name, values in job.beside():
+                writer.write(name, values)
     return writer.result, [job.row() for job in jobs]
 
 
@@ -89,36 +99,78 @@ class _Encoding:
 
     def __init__(
         self,
-        dump: Dump,
+        plan: Plan,
         tensor: KVTensor,
-        made: tuple[Codec, ...],
+        side: SidePlan,
+        tokens: Tokens,
         cleaner: Cleaner,
         progress: Progress,
     ) -> None:
-        self.dump, self.tensor, self.codecs = dump, tensor, made
+        self.plan, self.tensor, self.side, self.tokens = plan, tensor, side, tokens
         self.cleaner, self.progress = cleaner, progress
-        self.bytes_out = self.vanished = 0
+        self._kept: list[NDArray[np.float16]] = []
+        self.vanished = 0
+
+    def specs(self) -> list[Spec]:
+        """The tensors that it becomes: blocks, and where there are any kept tokens and a mean."""
+        name, (batch, heads, seq_len, head_dim) = self.tensor.name, self.tensor.shape
+        kept = sum(stop - first for first, stop in self.side.kept(self.tokens))
+        blocks = (batch, heads, seq_len - kept, *self.side.codecs.blocks_shape(head_dim))
+        specs: list[Spec] = [(f"{name}.blocks", np.dtype(np.uint8), blocks)]
+        half = np.dtype(np.float16)
+        if any(self.side.keep):
+            specs.append((f"{name}.kept", half, (batch, heads, kept, head_dim)))
+        if self.side.center is not None:
+            specs.append((f"{name}.mean", half, (heads, head_dim)))
+        return specs
+
+    def record(self) -> dict[str, Any]:
+        """What the file says of the blocks."""
+        record = blocks_record(self.side.codecs, self.tensor.shape[3], self.tensor.dtype.name)
+        record["type"] = self.side.label
+        if any(self.side.keep):
+            record["keep"] = list(self.side.keep)
+        if (center := self.side.center) is not None:
+            rope = None if center.rope is None else center.rope.to_json()
+            record["center"] = {"rope": rope, "origin": center.origin}
+        return record
 
     def pieces(self) -> Iterator[NDArray[np.uint8]]:
         """Blocks in order."""
         for first, piece in self.tensor.stored.pieces():
             cleaned, _ = self.cleaner.clean(piece)
-            blocks = encode_piece(self.dump, self.tensor, self.codecs, first, cleaned)
-            self.bytes_out += blocks.nbytes
-            self.vanished += self.codecs[0].vanished(cleaned, blocks)
+            coded = self.side.encode(first, cleaned, self.tokens)
+            self.vanished += coded.vanished
+            if len(coded.kept):
+                self._kept.append(coded.kept)
             self.progress(piece.nbytes)
-            yield blocks
+            yield coded.blocks
+
+    def beside(self) -> Iterator[tuple[str, list[NDArray[np.float16]]]]:
+        """Kept tokens and the mean, once all blocks were taken."""
+        if any(self.side.keep):
+            yield f"{self.tensor.name}.kept", self._kept
+        if self.side.center is not None:
+            yield f"{self.tensor.name}.mean", [self.side.center.mean]
 
     def row(self) -> dict[str, Any]:
         """What the report says of this tensor."""
-        values = self.tensor.stored.entry.nbytes // self.tensor.dtype.itemsize
+        entry, (_, heads, _, head_dim) = self.tensor.stored.entry, self.tensor.shape
+        values = entry.nbytes // self.tensor.dtype.itemsize
+        size = sum(int(np.prod(shape)) * dtype.itemsize for _, dtype, shape in self.specs())
+        shape = SideShape(
+            self.tensor.layer, "k" if self.tensor.side == "k" else "v", heads, head_dim
+        )
+        bits = [bits_per_value(self.plan, [shape], length) for length in LENGTHS]
         return {
             "tensor": self.tensor.name,
-            "type": self.codecs[0].id,
+            "type": self.side.label,
+            "mean": None if self.side.center is None else str(self.side.center),
             "values": values,
-            "bytes_in": self.tensor.stored.entry.nbytes,
-            "bytes_out": self.bytes_out,
-            "bits_per_value": 8 * self.bytes_out / values if values else None,
+            "bytes_in": entry.nbytes,
+            "bytes_out": size,
+            "bits_per_value": 8 * size / values if values else None,
+            **dict(zip(("bits_1k", "bits_8k", "bits_128k"), bits, strict=True)),
             "vanished_vectors": self.vanished,
             "zeroed_values": self.cleaner.zeroed,
             "skipped_vectors": self.cleaner.skipped,

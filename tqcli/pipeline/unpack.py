@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.codecs import Codec
+from tqcli.errors import UsageError
 from tqcli.kv.container import PIECE_BYTES, ContainerWriter, Spec
 from tqcli.kv.dump import dump_record
 from tqcli.kv.packed import Packed, PackedTensor
 from tqcli.pipeline.pieces import Progress, decode_piece, no_progress
+from tqcli.pipeline.stored import packed_pieces, side_of
 from tqcli.version import __version__
 from tqcli.workers import serial
 
@@ -51,6 +53,7 @@ def unpack(
         The path by which the result is opened.
     """
     progress = serial(progress)
+    _require_whole(packed, domain)
     specs: list[Spec] = []
     for name in ("token_ids", "positions"):
         if name in packed.stored:
@@ -84,11 +87,11 @@ def rows(
         found.append(
             {
                 "tensor": tensor.name,
-                "decoded_from": tensor.types,
+                "decoded_from": tensor.type,
                 "type": out.name,
-                "bits_per_value": tensor.codecs[0].bits_per_value(tensor.head_dim),
+                "bits_per_value": tensor.bits_per_value,
                 "values": math.prod(tensor.shape),
-                "bytes_in": tensor.stored.entry.nbytes,
+                "bytes_in": tensor.nbytes,
                 "bytes_out": math.prod(_shape(tensor, domain)) * out.itemsize,
             }
         )
@@ -104,6 +107,15 @@ def decoded(
 ) -> Iterator[NDArray[Any]]:
     """Vectors of one tensor, decoded piece by piece: arrays of ``(n, head_dim)``."""
     out = _dtype(tensor, domain, dtype)
+    # Blocks unfold to several times their bytes.
+    if domain == "original":
+        side, tokens = side_of(packed, tensor)
+        size = math.prod(tensor.stored.entry.shape[3:])
+        count = max(PIECE_BYTES // 8 // size, 1)
+        for first, number, coded in packed_pieces(tensor, side, tokens, count):
+            yield side.decode(first, number, coded, tokens, out)
+            progress(coded.blocks.nbytes + coded.kept.nbytes)
+        return
     where = f"{packed.path}: {tensor.name}"
     blocks_shape = tensor.stored.entry.shape[3:]
 
@@ -112,11 +124,21 @@ def decoded(
             return codec.codes(blocks)
         return codec.decode(blocks, tensor.head_dim, domain=domain, dtype=out)
 
-    # Blocks unfold to several times their bytes.
     for first, piece in tensor.stored.pieces(axes=2, limit=PIECE_BYTES // 8):
         blocks = piece.reshape(-1, *blocks_shape)
         yield decode_piece(where, tensor.codecs, tensor.shape, first, blocks, decode)
         progress(piece.nbytes)
+
+
+def _require_whole(packed: Packed, domain: DumpDomain) -> None:
+    """Kept tokens and means have no codes and no rotated domain."""
+    for tensor in packed.tensors:
+        if domain != "original" and (tensor.kept is not None or tensor.mean is not None):
+            what = "tokens kept in float" if tensor.kept is not None else "a mean taken away"
+            raise UsageError(
+                f"{packed.path}: {tensor.name}: has {what}; --domain {domain} is for plain blocks, "
+                "use --domain original"
+            )
 
 
 def _dtype(tensor: PackedTensor, domain: DumpDomain, dtype: DTypeLike | None) -> np.dtype[Any]:

@@ -94,8 +94,10 @@ class PlanOptions:
         Rules of ``--layer``, for every plan, after its own.
     keep_first, keep_last : int, optional
         For every plan that does not say its own number.
-    codebook, codebook_k, codebook_v : Path, optional
+    codebook, codebook_k, codebook_v : str, optional
+        For types of ``-t``, ``-ctk`` and ``-ctv``: files, or ids of shipped codebooks.
     calibration : Path, optional
+        For every plan that does not name its own.
     files : sequence of Path
         Plan files of ``--plan``.
     """
@@ -106,9 +108,9 @@ class PlanOptions:
     layers: Sequence[str] = ()
     keep_first: int | None = None
     keep_last: int | None = None
-    codebook: Path | None = None
-    codebook_k: Path | None = None
-    codebook_v: Path | None = None
+    codebook: str | None = None
+    codebook_k: str | None = None
+    codebook_v: str | None = None
     calibration: Path | None = None
     files: Sequence[Path] = ()
 
@@ -129,17 +131,18 @@ class PlanOptions:
         """
         if self.types and (self.cache_type_k or self.cache_type_v):
             raise UsageError("give -t, or -ctk and -ctv, not both")
-        texts = list(self.types)
+        texts, books = list(self.types), self._books()
+        made: list[Plan] = []
         if self.cache_type_k or self.cache_type_v:
-            texts = [f"{self.cache_type_k or DEFAULT_TYPE}/{self.cache_type_v or DEFAULT_TYPE}"]
-        if not texts and not self.files:
+            k = parse_type(self.cache_type_k or DEFAULT_TYPE, "k", books[0])
+            made.append(Plan(k, parse_type(self.cache_type_v or DEFAULT_TYPE, "v", books[1])))
+        elif not texts and not self.files:
             texts = list(default)
-        books = self._books()
         rules = tuple(map(parse_rule, self.layers))
         used = self._calibration()
-        made = [parse_plan(text, *books) for text in texts]
-        plans = [replace(plan, calibration=used) for plan in made]
-        return [self._complete(plan, rules) for plan in (*plans, *map(read_plan, self.files))]
+        plans = made + [parse_plan(text, *books) for text in texts]
+        plans += map(read_plan, self.files)
+        return [self._complete(plan, rules, used) for plan in plans]
 
     def one(self) -> Plan:
         """The plan of a command that takes one.
@@ -154,13 +157,15 @@ class PlanOptions:
             raise UsageError(f"{len(plans)} plans; this command takes one")
         return plans[0]
 
-    def _complete(self, plan: Plan, rules: tuple[LayerRule, ...]) -> Plan:
-        first, last = plan.keep_first, plan.keep_last
+    def _complete(
+        self, plan: Plan, rules: tuple[LayerRule, ...], calibration: CalibrationFile | None
+    ) -> Plan:
         return replace(
             plan,
             rules=(*plan.rules, *rules),
-            keep_first=first or (self.keep_first or 0),
-            keep_last=last or (self.keep_last or 0),
+            keep_first=plan.keep_first or self.keep_first or 0,
+            keep_last=plan.keep_last or self.keep_last or 0,
+            calibration=plan.calibration or calibration,
         )
 
     def _books(self) -> tuple[Book | None, Book | None]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqcli.codebook import CodebookSet, read_codebook
+from tqcli.codebook import CodebookSet, find_codebook
 from tqcli.errors import InputError
 from tqcli.kv.checksum import Digest
 
@@ -30,8 +30,8 @@ class Book:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Book:
-        """Open and check a codebook file."""
-        return cls(os.fspath(path), read_codebook(path))
+        """Open and check a codebook file, or a shipped codebook by its id."""
+        return cls(os.fspath(path), find_codebook(os.fspath(path)))
 
     @cached_property
     def checksum(self) -> str:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.codecs import VectorError, codec
 from tqcli.codecs.base import Blocks, Floats, all_finite
-from tqcli.codecs.heads import HeadRun
+from tqcli.codecs.heads import HeadCodecs
 from tqcli.errors import InputError
 from tqcli.plan.center import Center
 from tqcli.plan.plan import Plan
-from tqcli.plan.tokens import Tokens
-from tqcli.plan.types import Side
+from tqcli.plan.segments import Segment, head_runs, segments
+from tqcli.plan.tokens import Span, Tokens
+from tqcli.plan.types import Side, SideType
 
 F16 = NDArray[np.float16]
 
@@ -69,27 +70,10 @@ class Stored:
         )
 
 
-class _Segment(NamedTuple):
-    """Vectors `start` to `stop` - 1 of a piece: tokens of one head that are all kept or coded."""
-
-    number: int  # row of the batch
-    head: int
-    token: int
-    start: int
-    stop: int
-    kept: bool
-
-    def cut(self, count: int) -> tuple[_Segment, _Segment]:
-        """The first `count` vectors, and the others."""
-        middle = self.start + count
-        rest = self._replace(token=self.token + count, start=middle)
-        return self._replace(stop=middle), rest
-
-
 _FIX = "; fix the dump or pass --nonfinite zero"
-# With a mean, so many values are worked on at a time: enough for two threads, and their float32
-# copy stays in cache between the steps.
-_BATCH_VALUES = 1 << 19
+# So many values lose their mean at a time: their float32 copy bounds the memory, and Python's share
+# is small.
+_BATCH_VALUES = 1 << 20
 
 
 class SidePlan:
@@ -126,7 +110,7 @@ class SidePlan:
         where: str | None = None,
     ) -> None:
         self.where = where or f"layers.{layer}.{side}"
-        self.type = plan.type_of(layer, side)
+        self.type: SideType | None = plan.type_of(layer, side)
         self.codecs = self.type.codecs_for(layer, side, heads, head_dim)
         self.heads, self.head_dim = heads, head_dim
         # Floats are stored as they are: there is nothing to keep from being coded.
@@ -139,14 +123,59 @@ class SidePlan:
                 f"came {came}"
             )
 
+    @classmethod
+    def of_codecs(
+        cls,
+        codecs: HeadCodecs,
+        heads: int,
+        head_dim: int,
+        keep: tuple[int, int],
+        center: Center | None,
+        where: str,
+    ) -> SidePlan:
+        """What a packed file says of a side: its codecs, tokens kept first and last, its mean."""
+        made = cls.__new__(cls)
+        made.where, made.codecs, made.heads, made.head_dim = where, codecs, heads, head_dim
+        made._keep, made.center, made.type = keep, center, None
+        return made
+
+    @property
+    def label(self) -> str:
+        """Codec and modifiers; a size that +rot chose stands in it."""
+        return "+".join((self.codecs.id, *(self.type.modifiers if self.type else ())))
+
+    @property
+    def keep(self) -> tuple[int, int]:
+        """Tokens kept at the beginning and at the end of each text."""
+        return self._keep
+
+    def counts(self, first: int, count: int, tokens: Tokens) -> tuple[int, int]:
+        """How many of vectors `first` to ``first + count - 1`` are coded, and how many kept."""
+        if not any(self._keep):
+            return count, 0
+        kept = sum(s.stop - s.start for s in self._segments(first, count, tokens) if s.kept)
+        return count - kept, kept
+
     @property
     def _batch(self) -> int:
         """Vectors that are worked on together where a mean is taken away."""
         return max(_BATCH_VALUES // self.head_dim, 1)
 
-    def kept(self, tokens: Tokens) -> tuple[tuple[int, int], ...]:
+    def kept(self, tokens: Tokens) -> tuple[Span, ...]:
         """Runs of tokens, (first, behind the last), that stay in float16."""
         return tokens.kept(*self._keep, self.where) if any(self._keep) else ()
+
+    def bits_per_value(self, tokens: Tokens) -> float | None:
+        """Stored bits for each value of one row of `tokens`: blocks, kept tokens and the mean.
+
+        None where there are no tokens.
+        """
+        if not tokens.seq_len:
+            return None
+        kept = sum(stop - first for first, stop in self.kept(tokens))
+        floats = kept + (self.center is not None)
+        coded = (tokens.seq_len - kept) * self.codecs.bits_per_value(self.head_dim)
+        return (coded + 16 * floats) / tokens.seq_len
 
     def encode(self, first: int, piece: Floats, tokens: Tokens) -> Coded:
         """Encode vectors.
@@ -169,21 +198,22 @@ class SidePlan:
             NaN, infinity, or a value or scale that the format cannot hold; the message names
             the token and the head.
         """
-        segments = list(self._segments(first, len(piece), tokens))
-        coded = [segment for segment in segments if not segment.kept]
+        parts = self._segments(first, len(piece), tokens)
+        coded = [part for part in parts if not part.kept]
         count, at, vanished = sum(s.stop - s.start for s in coded), 0, 0
         blocks = np.empty((count, *self.codecs.blocks_shape(self.head_dim)), np.uint8)
-        scratch = np.empty((0 if self.center is None else self._batch, self.head_dim), np.float32)
+        room = 0 if self.center is None else min(count, self._batch)
+        scratch = np.empty((room, self.head_dim), np.float32)
         for some in self._batches(coded):
-            vectors = self._vectors(piece, some, len(some) == len(segments), tokens, scratch)
+            vectors = self._vectors(piece, some, tokens, scratch)
             try:
-                made = self.codecs.encode(vectors, _head_runs(some))
+                made = self.codecs.encode(vectors, head_runs(some))
             except VectorError as error:
                 raise self._error(error, some, _FIX) from error
             vanished += self.codecs[0].vanished(vectors, made)
             blocks[at : at + len(made)] = made
             at += len(made)
-        return Coded(blocks, self._halves(piece, segments), vanished)
+        return Coded(blocks, self._halves(piece, parts), vanished)
 
     def decode(
         self,
@@ -192,6 +222,8 @@ class SidePlan:
         coded: Coded,
         tokens: Tokens,
         dtype: DTypeLike = np.float32,
+        *,
+        checked: bool = True,
     ) -> Floats:
         """Undo :meth:`encode`.
 
@@ -202,6 +234,8 @@ class SidePlan:
         coded : Coded
         tokens : Tokens
         dtype : float32, float16 or bfloat16
+        checked : bool
+            Whether to refuse values that are not finite; a caller that sees them itself says no.
 
         Returns
         -------
@@ -212,20 +246,27 @@ class SidePlan:
         InputError
             Blocks that do not decode to finite values of that dtype.
         """
-        segments = list(self._segments(first, count, tokens))
-        out = np.empty((count, self.head_dim), dtype)
+        parts = self._segments(first, count, tokens)
+        if self.center is None and not any(part.kept for part in parts):
+            out = self._plain(coded.blocks, parts, np.dtype(dtype))
+        else:
+            out = self._joined(coded, parts, tokens, np.empty((count, self.head_dim), dtype))
+        if checked and (bad := _not_finite(out)) is not None:
+            raise self._error(bad, parts)
+        return out
+
+    def _joined(self, coded: Coded, parts: list[Segment], tokens: Tokens, out: Floats) -> Floats:
+        """Coded and kept vectors in their places."""
         at = 0
-        for some in self._batches([segment for segment in segments if not segment.kept]):
+        for some in self._batches([part for part in parts if not part.kept]):
             size = sum(s.stop - s.start for s in some)
             self._decode(coded.blocks[at : at + size], some, tokens, out)
             at += size
         at = 0
-        for s in segments:
+        for s in parts:
             if s.kept:
                 out[s.start : s.stop] = coded.kept[at : at + s.stop - s.start]
                 at += s.stop - s.start
-        if (bad := _not_finite(out)) is not None:
-            raise self._error(bad, segments)
         return out
 
     def store(self, values: Floats, tokens: Tokens | None = None) -> Stored:
@@ -263,54 +304,53 @@ class SidePlan:
         count = batch * heads * stored.tokens.seq_len
         return self.decode(0, count, coded, stored.tokens, dtype).reshape(shape)
 
-    def _segments(self, first: int, count: int, tokens: Tokens) -> Iterator[_Segment]:
-        """Cut vectors where heads change, and where coded tokens meet kept ones."""
-        kept, seq_len = self.kept(tokens), tokens.seq_len
-        at = first
-        while at < first + count:
-            row, token = divmod(at, seq_len)
-            stop = min(seq_len, token + first + count - at)
-            for edge, is_kept in _cuts(kept, token, stop):
-                start = at - first
-                at += edge - token
-                yield _Segment(*divmod(row, self.heads), token, start, at - first, is_kept)
-                token = edge
+    def _segments(self, first: int, count: int, tokens: Tokens) -> list[Segment]:
+        return list(segments(first, count, self.heads, tokens.seq_len, self.kept(tokens)))
 
-    def _batches(self, coded: list[_Segment]) -> Iterator[list[_Segment]]:
-        """Segments that are worked on together: all, or with a mean as many as stay in cache."""
-        some: list[_Segment] = []
+    def _batches(self, coded: list[Segment]) -> Iterator[list[Segment]]:
+        """Segments that are worked on together.
+
+        Without a mean a long run needs no copy, and only short ones are put together; with one
+        there is room for so many.
+        """
+        some: list[Segment] = []
         room = self._batch
         for s in coded:
-            while self.center is not None and s.stop - s.start > room:
-                head, s = s.cut(room)
-                yield [*some, head]
-                some, room = [], self._batch
+            if self.center is None:
+                if some and room <= 0 and s.start != some[-1].stop:
+                    yield some
+                    some, room = [], self._batch
+            else:
+                while s.stop - s.start > room:
+                    head, s = s.cut(room)
+                    yield [*some, head]
+                    some, room = [], self._batch
             some.append(s)
             room -= s.stop - s.start
         if some:
             yield some
 
     def _vectors(
-        self, piece: Floats, some: list[_Segment], is_all: bool, tokens: Tokens, scratch: Floats
+        self, piece: Floats, some: list[Segment], tokens: Tokens, scratch: Floats
     ) -> Floats:
         """The vectors of segments; without their mean, they lie in `scratch`."""
+        count = sum(s.stop - s.start for s in some)
         if self.center is None:
-            return piece if is_all else np.concatenate([piece[s.start : s.stop] for s in some])
-        out, at = scratch[: sum(s.stop - s.start for s in some)], 0
+            first, stop = some[0].start, some[-1].stop
+            if count == stop - first:
+                return piece[first:stop]
+            return np.concatenate([piece[s.start : s.stop] for s in some])
+        out, at = scratch[:count], 0
         for s in some:
             x, target = piece[s.start : s.stop], out[at : at + s.stop - s.start]
             self.center.take(x, s.head, tokens, tokens.row(s.number), s.token, target)
             at += len(x)
         return out
 
-    def _decode(self, blocks: Blocks, some: list[_Segment], tokens: Tokens, out: Floats) -> None:
+    def _decode(self, blocks: Blocks, some: list[Segment], tokens: Tokens, out: Floats) -> None:
         """Decode the blocks of segments to their places in `out`, with their mean."""
-        wide = out.dtype if self.center is None else np.float32
-        with np.errstate(over="ignore", invalid="ignore"):
-            try:
-                vectors = self.codecs.decode(blocks, self.head_dim, _head_runs(some), wide)
-            except VectorError as error:
-                raise self._error(error, some) from error
+        wide = out.dtype if self.center is None else np.dtype(np.float32)
+        vectors = self._plain(blocks, some, wide)
         at = 0
         for s in some:
             x, target = vectors[at : at + s.stop - s.start], out[s.start : s.stop]
@@ -320,22 +360,30 @@ class SidePlan:
             else:
                 self.center.give(x, s.head, tokens, tokens.row(s.number), s.token, target)
 
-    def _halves(self, piece: Floats, segments: list[_Segment]) -> F16:
+    def _plain(self, blocks: Blocks, some: list[Segment], dtype: np.dtype[Any]) -> Floats:
+        """What the blocks of segments decode to, without a mean."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            try:
+                return self.codecs.decode(blocks, self.head_dim, head_runs(some), dtype)
+            except VectorError as error:
+                raise self._error(error, some) from error
+
+    def _halves(self, piece: Floats, parts: list[Segment]) -> F16:
         """The vectors that are kept, in float16."""
-        kept = [segment for segment in segments if segment.kept]
+        kept = [part for part in parts if part.kept]
         if not kept:
             return np.empty((0, self.head_dim), np.float16)
-        vectors = np.concatenate([piece[segment.start : segment.stop] for segment in kept])
+        vectors = np.concatenate([piece[s.start : s.stop] for s in kept])
         try:
             blocks = codec("f16").encode(vectors)
         except VectorError as error:
             raise self._error(error, kept, "" if all_finite(vectors) else _FIX) from error
         return blocks.reshape(len(vectors), -1).view(np.float16)
 
-    def _error(self, error: VectorError, segments: list[_Segment], todo: str = "") -> InputError:
+    def _error(self, error: VectorError, parts: list[Segment], todo: str = "") -> InputError:
         """An error about a vector of some segments, with words for its place."""
         left = error.vector
-        for s in segments:
+        for s in parts:
             if left < s.stop - s.start:
                 break
             left -= s.stop - s.start
@@ -343,27 +391,6 @@ class SidePlan:
         dim = "" if error.dim is None else f" dim {error.dim}"
         place = f"{batch}token {s.token + left} head {s.head}{dim}"
         return InputError(f"{self.where}: {place}: {error.what}{todo if dim else ''}")
-
-
-def _cuts(kept: tuple[tuple[int, int], ...], first: int, stop: int) -> Iterator[tuple[int, bool]]:
-    """Cut tokens `first` to `stop` - 1 at the edges of kept runs: ``(end, whether kept)``."""
-    for a, b in kept:
-        if b <= first or a >= stop:
-            continue
-        if a > first:
-            yield a, False
-        first = min(b, stop)
-        yield first, True
-    if first < stop:
-        yield stop, False
-
-
-def _head_runs(segments: list[_Segment]) -> Iterator[HeadRun]:
-    """Segments as runs of one head, counted among themselves."""
-    at = 0
-    for s in segments:
-        yield s.head, at, at + s.stop - s.start
-        at += s.stop - s.start
 
 
 def _not_finite(values: Floats) -> VectorError | None:

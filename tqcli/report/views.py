@@ -13,8 +13,8 @@ from tqcli.words import spans
 Keys = tuple[str, ...]
 
 QUANTIZE: Keys = (
-    "tensor", "type", "bits_per_value", "bytes_in", "bytes_out", "vanished_vectors",
-    "zeroed_values", "skipped_vectors",
+    "tensor", "type", "bits_per_value", "bits_8k", "bits_128k", "bytes_in", "bytes_out",
+    "vanished_vectors", "zeroed_values", "skipped_vectors",
 )  # fmt: skip
 UNPACK: Keys = ("tensor", "decoded_from", "type", "bits_per_value", "bytes_in", "bytes_out")
 EVALUATE: Keys = (

@@ -98,6 +98,8 @@ TQ_INLINE V v_inside(V v) {
     return _mm256_fmadd_ps(v, third, _mm256_permute2f128_ps(v, v, 1));
 }
 
+#include "stats_rotate.h"
+
 #include "stats.h"
 
 const tq_stats tq_stats_avx2 = {errors, moments};

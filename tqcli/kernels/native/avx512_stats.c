@@ -59,6 +59,8 @@ TQ_INLINE V v_inside(V v) {
                            _mm512_shuffle_f32x4(v, v, 0x4e));
 }
 
+#include "stats_rotate.h"
+
 #include "stats.h"
 
 const tq_stats tq_stats_avx512 = {errors, moments};

@@ -40,32 +40,35 @@ static void narrow(const float *from, enum tq_float type, size_t count, void *to
         for (; i < count; i++) half[i] = tq_to_bfloat(from[i]);
 }
 
-/* The mean as RoPE turns it for one row. */
-static void turn(const tq_turn *t, const float *cosine, const float *sine, const float *mean,
-                 float *row) {
+/* x + or - the mean as RoPE turns it for one row, in place; `give` is known where this is inlined. */
+TQ_INLINE void shift(const tq_turn *t, size_t r, const float *mean, int give, float *x) {
+    const float *cosine = t->cosine + r * t->pairs, *sine = t->sine + r * t->pairs;
     const size_t n = t->pairs;
     if (t->interleaved) {
         for (size_t i = 0; i < n; i++) {
             const float a = mean[2 * i], b = mean[2 * i + 1];
-            row[2 * i] = a * cosine[i] - b * sine[i];
-            row[2 * i + 1] = b * cosine[i] + a * sine[i];
+            const float first = a * cosine[i] - b * sine[i], second = b * cosine[i] + a * sine[i];
+            x[2 * i] = give ? x[2 * i] + first : x[2 * i] - first;
+            x[2 * i + 1] = give ? x[2 * i + 1] + second : x[2 * i + 1] - second;
         }
     } else {
-        const float *a = mean, *b = mean + n;
-        for (size_t i = 0; i < n; i++) row[i] = a[i] * cosine[i] - b[i] * sine[i];
-        for (size_t i = 0; i < n; i++) row[n + i] = b[i] * cosine[i] + a[i] * sine[i];
+        float *y = x + n;
+        for (size_t i = 0; i < n; i++) {
+            const float a = mean[i], b = mean[n + i];
+            const float first = a * cosine[i] - b * sine[i], second = b * cosine[i] + a * sine[i];
+            x[i] = give ? x[i] + first : x[i] - first;
+            y[i] = give ? y[i] + second : y[i] - second;
+        }
     }
-    memcpy(row + 2 * n, mean + 2 * n, (t->dim - 2 * n) * sizeof *row);
+    for (size_t i = 2 * n; i < t->dim; i++) x[i] = give ? x[i] + mean[i] : x[i] - mean[i];
 }
 
 static void take_mean(const tq_turn *t, const void *x, enum tq_float type, const float *mean,
                       float *out) {
     const uint8_t *from = x;
-    float row[TQ_MAX_TURN], turned[TQ_MAX_TURN];
     for (size_t r = 0; r < t->rows; r++) {
-        widen(from, type, t->dim, row);
-        turn(t, t->cosine + r * t->pairs, t->sine + r * t->pairs, mean, turned);
-        for (size_t i = 0; i < t->dim; i++) out[i] = row[i] - turned[i];
+        widen(from, type, t->dim, out);
+        shift(t, r, mean, 0, out);
         from += t->dim * tq_float_size(type);
         out += t->dim;
     }
@@ -74,10 +77,10 @@ static void take_mean(const tq_turn *t, const void *x, enum tq_float type, const
 static void give_mean(const tq_turn *t, const float *x, enum tq_float type, const float *mean,
                       void *out) {
     uint8_t *to = out;
-    float row[TQ_MAX_TURN], turned[TQ_MAX_TURN];
+    float row[TQ_MAX_TURN];
     for (size_t r = 0; r < t->rows; r++) {
-        turn(t, t->cosine + r * t->pairs, t->sine + r * t->pairs, mean, turned);
-        for (size_t i = 0; i < t->dim; i++) row[i] = x[i] + turned[i];
+        memcpy(row, x, t->dim * sizeof *row);
+        shift(t, r, mean, 1, row);
         narrow(row, type, t->dim, to);
         x += t->dim;
         to += t->dim * tq_float_size(type);

@@ -93,6 +93,8 @@ TQ_INLINE V v_inside(V v) {
     return vfmaq_f32(vextq_f32(v, v, 2), v, v_load(signs[1]));
 }
 
+#include "stats_rotate.h"
+
 #include "stats.h"
 
 const tq_stats tq_stats_neon = {errors, moments};

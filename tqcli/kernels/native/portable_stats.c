@@ -73,38 +73,15 @@ TQ_INLINE double d_max(D v) {
     return v.v[0];
 }
 
-/* A register of four is an array too. */
-#define LANES 4
-
-typedef struct {
-    float v[LANES];
-} V;
-
-#define EACH(name, operator) \
-    TQ_INLINE V name(V a, V b) { \
-        for (int i = 0; i < LANES; i++) a.v[i] = a.v[i] operator b.v[i]; \
-        return a; \
-    }
-EACH(v_add, +)
-EACH(v_sub, -)
-EACH(v_mul, *)
-#undef EACH
-
-TQ_INLINE V v_load(const float *from) {
-    V v;
-    for (int i = 0; i < LANES; i++) v.v[i] = from[i];
-    return v;
-}
-
-TQ_INLINE void v_store(float *to, V v) {
-    for (int i = 0; i < LANES; i++) to[i] = v.v[i];
-}
-
-TQ_INLINE V v_inside(V v) {
-    const float a = v.v[0] + v.v[1], b = v.v[0] - v.v[1];
-    const float c = v.v[2] + v.v[3], d = v.v[2] - v.v[3];
-    const V both = {{a + c, b + d, a - c, b - d}};
-    return both;
+static void rotate(float *values, int group, const float *signs) {
+    for (int e = 0; e < group; e++) values[e] *= signs[e];
+    for (int stride = 1; stride < group; stride *= 2)
+        for (int first = 0; first < group; first += 2 * stride)
+            for (int e = first; e < first + stride; e++) {
+                const float a = values[e], b = values[e + stride];
+                values[e] = a + b;
+                values[e + stride] = a - b;
+            }
 }
 
 #include "stats.h"

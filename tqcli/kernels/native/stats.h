@@ -14,13 +14,11 @@
  *   d_larger(a, b)          a > b ? a : b
  *   d_widen(p, type)        eight values of a float type; d_narrow(p, D) the reverse to float32
  *   d_sum d_max             of the eight
- *   V, LANES                a register of LANES float32; v_load v_store v_add v_sub v_mul
- *   v_inside(V)             butterflies of the strides 1, 2 ... LANES / 2
+ *   rotate(values, group, signs)   signs and butterflies of a group, in place
  */
 #include <math.h>
 #include <string.h>
 
-#include "butterflies.h"
 #include "tq.h"
 
 #define WIDTH 8
@@ -112,18 +110,6 @@ TQ_INLINE double inverse_length(const uint8_t *x, enum tq_float type, size_t dim
     }
     const double length = sqrt(d_sum(signal));
     return length > 0 ? 1 / length : 0;
-}
-
-/* Signs and butterflies, in place. */
-TQ_INLINE void rotate(float *values, int group, const float *signs) {
-    V v[TQ_MAX_GROUP / LANES];
-    const int count = group / LANES;
-    TQ_UNROLL
-    for (int i = 0; i < count; i++)
-        v[i] = v_inside(v_mul(v_load(values + i * LANES), v_load(signs + i * LANES)));
-    butterflies(v, count);
-    TQ_UNROLL
-    for (int i = 0; i < count; i++) v_store(values + i * LANES, v[i]);
 }
 
 TQ_INLINE void moments_body(const uint8_t *x, enum tq_float type, size_t n, size_t dim, int group,

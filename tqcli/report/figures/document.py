@@ -39,6 +39,11 @@ FIGURES = (
                reports=("dump", "score")),
     ),
     *group(
+        "plan/plan.py",
+        ("evaluate", "quantize"),
+        Figure("plan", "the cache plan; null where a stored cache was measured"),
+    ),
+    *group(
         "pipeline/inspect.py",
         ("inspect",),
         Figure("kind", "what the file is"),

@@ -55,7 +55,7 @@ FIGURES = (
                "nmse (V)", "", "≥ 0", ".3g", 6),
     ),
     *group(
-        "report/verdict.py",
+        "metrics/verdict.py",
         ("evaluate", "compare"),
         Figure("verdict", "`fine`, `degraded` or `collapse`, by thresholds of docs/measures.md",
                rank=0),
@@ -67,5 +67,19 @@ FIGURES = (
         ("evaluate", "compare", "quantize", "unpack", "inspect", "score"),
         Figure("bits_per_value", "8 × stored bytes / values, norms and padding included", "bits",
                "> 0", ".4g", 4, also=("bits",)),
+    ),
+    *group(
+        "plan/bits.py",
+        ("quantize",),
+        *(
+            Figure(f"bits_{name}", f"bits per value of one text of {length} tokens: kept tokens "
+                   "and the mean weigh less in a longer one", "bits", "> 0", ".4g", 5)
+            for name, length in (("1k", "1,024"), ("8k", "8,192"), ("128k", "131,072"))
+        ),
+    ),
+    *group(
+        "plan/center.py",
+        ("quantize",),
+        Figure("mean", "where the mean of K comes from that +center takes away", rank=6),
     ),
 )  # fmt: skip

@@ -57,7 +57,7 @@ def provenance(planner: Planner, parts: Sequence[Part], layers: Sequence[int]) -
         "layer_kinds": {str(layer): "full_attention" for layer in layers},
         "file_version": save.version,
         "fork": planner.rules.fork,
-        "layouts": list(planner.rules.layouts),
+        "layouts": list(planner.rules.layouts) or None,
         "k_interleaved": planner.arch in INTERLEAVED if planner.arch else None,
         "rotation": rotation_record(planner),
         "sequences": [part.sequence for part in parts],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from tqcli.codecs import VectorError
 from tqcli.errors import InputError
 from tqcli.kv.atomic import replacing, reserve
+from tqcli.kv.flusher import Flusher
+from tqcli.kv.positional import write_at
 from tqcli.sources.llamacpp.file import MAGICS, ROWS_HEADER, Rows, SaveFile, Side, Stream
 from tqcli.sources.llamacpp.parse import read_layout
 from tqcli.sources.llamacpp.parts import Index, places
@@ -48,30 +51,35 @@ class SaveFileWriter:
         save = self._target.save
         with ExitStack() as stack:
             self._file: IO[bytes] = stack.enter_context(replacing(self.path, force=self._force))
+            self._flusher = stack.enter_context(Flusher(self._file))
             reserve(self._file, save.size)
-            self._file.write(_head(save))
-            streams = {stream.index: stream for stream in save.streams}
+            head = _head(save)
+            self._put(0, head)
+            at, streams = len(head), {stream.index: stream for stream in save.streams}
             for index in range(save.stream_count):
-                self._write_stream_head(streams.get(index))
+                at = self._write_stream_head(at, streams.get(index))
             self._stack = stack.pop_all()
         return self
 
-    def _write_stream_head(self, stream: Stream | None) -> None:
-        """The cells of a stream and the headers of its rows; the file stands behind them."""
+    def _put(self, at: int, data: bytes) -> None:
+        write_at(self._file, memoryview(data), at)
+
+    def _write_stream_head(self, at: int, stream: Stream | None) -> int:
+        """The cells of a stream and the headers of its rows; where the next stream starts."""
         save = self._target.save
         if stream is None:
-            self._file.write(struct.pack("<I", 0))
-            return
-        self._file.write(_cells(stream))
-        self._file.write(struct.pack("<II", save.v_trans, len(save.k)))
+            self._put(at, struct.pack("<I", 0))
+            return at + 4
+        head = _cells(stream) + struct.pack("<II", save.v_trans, len(save.k))
         if save.rotation is not None:
-            self._file.write(struct.pack("<II", *save.rotation))
+            head += struct.pack("<II", *save.rotation)
+        self._put(at, head)
         for side in _SIDES:
             for index, rows in enumerate(save.rows(side)):
                 at = save.offset(stream, side, index)
-                self._file.seek(at - ROWS_HEADER)
-                self._file.write(_rows_head(rows))
-                self._file.seek(at + rows.nbytes(stream.cells))
+                self._put(at - ROWS_HEADER, _rows_head(rows))
+                at += rows.nbytes(stream.cells)
+        return at
 
     def write(self, side: Side, index: int, values: NDArray[Any]) -> int:
         """Encode and write one tensor.
@@ -107,18 +115,17 @@ class SaveFileWriter:
         self._left.remove((side, index))
         written = 0
         for stream in target.save.streams:
-            where_from = places(target.parts, stream)
-            rows = target.save.rows(side)[index]
-            self._file.seek(target.save.offset(stream, side, index))
+            rows, at = target.save.rows(side)[index], target.save.offset(stream, side, index)
+            found = places(target.parts, stream)
             try:
-                if rows.columns:
-                    self._file.write(_transposed(plan, rows, values, where_from).data)
-                else:
-                    for first, chunk in _chunks(values, where_from):
-                        self._file.write(_encoded(plan, chunk, first))
+                encoded = _encoded(plan, values, found)
+                for part in [_transposed(rows, encoded)] if rows.columns else encoded:
+                    write_at(self._file, part.reshape(-1).data, at)
+                    self._flusher.wrote(part.nbytes)
+                    at += part.nbytes
             except VectorError as error:
-                token, head = divmod(error.vector, plan.heads)
-                raise InputError(f"{where}: cell {token} head {head}: {error.what}") from error
+                cell, head = divmod(error.vector, plan.heads)
+                raise InputError(f"{where}: cell {cell} head {head}: {error.what}") from error
             written += rows.nbytes(stream.cells)
         return written
 
@@ -135,7 +142,6 @@ class SaveFileWriter:
             if self._left:
                 side, index = min(self._left)
                 raise InputError(f"{self.path}: layer {index} {side} was never written")
-            self._file.flush()
             save = self._target.save
             again = read_layout(self._file.name, save.cell_extra)
             if (again.size, again.k, again.v) != (save.size, save.k, save.v):
@@ -169,30 +175,27 @@ def _rows_head(rows: Rows) -> bytes:
     return struct.pack("<iQ", rows.type, rows.row_bytes)
 
 
-def _chunks(values: NDArray[Any], places: tuple[Index, Index]) -> Any:
-    """Yield ``(first cell, values (n, heads, head_dim))``, cell after cell."""
+def _encoded(
+    plan: Plan, values: NDArray[Any], places: tuple[Index, Index]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield rows ``(n, row_bytes)``, cell after cell."""
     batch, tokens = places
     step = max(1, _CHUNK_BYTES // (values.shape[1] * values.shape[3] * values.itemsize))
     for first in range(0, len(tokens), step):
         some, rows = tokens[first : first + step], batch[first : first + step]
         if rows[0] == rows[-1] and (np.diff(some) == 1).all():  # a view, where cells are in order
-            yield first, values[rows[0], :, some[0] : some[-1] + 1].swapaxes(0, 1)
+            chunk = values[rows[0], :, some[0] : some[-1] + 1].swapaxes(0, 1)
         else:
-            yield first, values[rows, :, some]
+            chunk = values[rows, :, some]
+        try:
+            yield plan.encode(chunk)
+        except VectorError as error:
+            vector = error.vector + first * plan.heads
+            raise VectorError(vector, error.dim, error.what) from error
 
 
-def _encoded(plan: Plan, values: NDArray[Any], first: int) -> Any:
-    try:
-        return plan.encode(values).data
-    except VectorError as error:
-        raise VectorError(error.vector + first * plan.heads, error.dim, error.what) from error
-
-
-def _transposed(
-    plan: Plan, rows: Rows, values: NDArray[Any], places: tuple[Index, Index]
-) -> NDArray[np.uint8]:
+def _transposed(rows: Rows, encoded: Iterator[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Rows of one element a cell: the whole side of a layer, turned."""
-    coded = [_encoded(plan, chunk, first) for first, chunk in _chunks(values, places)]
-    data = np.concatenate([np.asarray(part) for part in coded])
+    data = np.concatenate(list(encoded))
     elements = data.reshape(len(data), rows.columns, rows.row_bytes)
     return np.ascontiguousarray(elements.swapaxes(0, 1))

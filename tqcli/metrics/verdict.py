@@ -109,15 +109,15 @@ def cured(rows: Sequence[Mapping[str, Any]]) -> bool:
     return total < MODEL.degraded and all(v is not None and v.level == FINE for v in verdicts)
 
 
-def conclude(rows: Sequence[Mapping[str, Any]], remedies: Mapping[str, str | None]) -> str:
+def conclude(rows: Sequence[Mapping[str, Any]], remedy: object = None) -> str:
     """The last line: the verdict on the whole, the layers at fault, the cheapest remedy.
 
     Parameters
     ----------
     rows : sequence of mapping
         Judged by :func:`judge_all`.
-    remedies : mapping
-        For each side at fault, what cures it in words, or None where nothing did.
+    remedy : object
+        What cures it, whose text is shown; None where nothing did.
     """
     sides = [(row["side"], v) for row in rows if row["layer"] == "all" if (v := _given(row))]
     if not sides:
@@ -133,12 +133,8 @@ def conclude(rows: Sequence[Mapping[str, Any]], remedies: Mapping[str, str | Non
         layers = faults(rows, side)
         place = f"{side.upper()} of {name_layers(layers)}" if layers else f"{side.upper()}"
         parts.append(f"{place} ({verdict.level}: {verdict.by})")
-    cures = [
-        f"{text}" if text else f"none of the known types for {side.upper()}"
-        for side, text in remedies.items()
-    ]
-    tail = f"; cheapest remedy measured: {', '.join(cures)}" if cures else ""
-    return f"verdict: {worst.level}; at fault: {', '.join(parts)}{tail}"
+    cure = f"use this: {remedy}" if remedy is not None else "none of the known plans cures it"
+    return f"verdict: {worst.level}; at fault: {', '.join(parts)}; {cure}"
 
 
 def name_layers(layers: Sequence[int]) -> str:
