@@ -35,8 +35,8 @@ demo: $(VENV)/.installed
 	$(TQ) quantize $(QWEN) -o $(OUT)/qwen.safetensors -ctk turbo3 -ctv turbo3 --codebook $(OUT)/3bit.json --force
 	$(TQ) unpack $(OUT)/qwen.safetensors -o $(OUT)/back.safetensors --force
 	$(TQ) evaluate $(SMOL) $(OUT)/smol.safetensors
+	$(TQ) compare $(QWEN) -t turbo3 -t turbo3+center/turbo3,keep-first=4 -t turbo4 -t q4_0+rot -t q8_0/turbo3
 	$(TQ) evaluate $(QWEN) $(OUT)/qwen.safetensors
-	$(TQ) compare $(QWEN)
 
 test: $(VENV)/.dev
 	TQ_REQUIRE_NATIVE=1 $(BIN)/python -P -m pytest -q
