@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "kv": {"codecs", "jsonfile", "errors"},
     "metrics": {"codecs", "rotation"},
     "codecs": {"codebook", "kernels", "rotation", "errors"},
+    "archive": {"kernels"},
     "codebook": {"jsonfile", "errors"},
     "kernels": {"rotation", "errors"},
     "rotation": set(),

@@ -64,3 +64,15 @@ def weighted_sum_f16(
     out: Buffer,
     /,
 ) -> None: ...
+def rans_encode(
+    frequencies: Buffer, tables: Buffer, width: int, symbols: Buffer, out: Buffer, /
+) -> int: ...
+def rans_decode(
+    kernel: int,
+    lookups: Buffer,
+    tables: Buffer,
+    width: int,
+    stream: Buffer,
+    symbols: Buffer,
+    /,
+) -> str | None: ...
