@@ -76,3 +76,15 @@ def rans_decode(
     symbols: Buffer,
     /,
 ) -> str | None: ...
+def multiply(
+    kernel: int,
+    rows: int,
+    depth: int,
+    columns: int,
+    a: Buffer,
+    x: Buffer,
+    out: Buffer,
+    shifts: Buffer | None,
+    add: bool,
+    /,
+) -> None: ...
