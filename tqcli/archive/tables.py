@@ -1,4 +1,4 @@
-"""The fixed family of 64 Laplace tables under which symbols are coded.
+"""The fixed family of 64 Laplace tables under which symbols are coded, and the choice among them.
 
 Table ``t`` is for a Laplace distribution of scale ``b = 2^(t/6 - 4)`` steps, so six tables later it
 is twice as wide. The probability of each integer is the integral over its cell::
@@ -9,8 +9,9 @@ Frequencies are that times 4,096, rounded to nearest even, at least 1, down to t
 that comes to half a slot; the escape gets the rest of both tails, and 0 what is then missing to
 4,096. They are computed in decimal arithmetic, which is the same on every machine.
 
-From ``b = 11`` on, a row of symbols is first halved until a table of at most that scale fits
-(:func:`split`); the lower bits, nearly uniform, are stored as they are.
+Only the first 46 tables, up to ``b = 11``, have frequencies of their own. Above, symbols are halved
+until one of these fits; the bits that go, nearly uniform, are stored as they are
+(:mod:`tqcli.archive.chunk`).
 """
 
 from __future__ import annotations
@@ -26,15 +27,21 @@ from tqcli.kernels import rans
 COUNT = 64
 PER_OCTAVE = 6
 FIRST_OCTAVE = -4
-SHAPES = 46  # tables of their own, up to b = 2^(45/6 - 4) = 11.3
+SHAPES = 46  # tables of their own
 _DIGITS = 40
+_COST_UNIT = 1 << 12  # costs are integers, in this part of a bit: the choice is the same anywhere
+_ESCAPE_BITS = 16
+# A mean |q| from which a row is coded halved; between the scales of the tables 45 and 46.
+_WIDE = 2 ** ((SHAPES - 0.5) / PER_OCTAVE + FIRST_OCTAVE)
 
-F64 = NDArray[np.float64]
+I16 = NDArray[np.int16]
+U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
 
 
 @cache
-def tables() -> rans.Tables:
-    """The :data:`SHAPES` tables of their own, as the entropy coder takes them."""
+def family() -> rans.Tables:
+    """The :data:`SHAPES` tables with frequencies of their own."""
     return rans.Tables(np.array([frequencies(t) for t in range(SHAPES)], np.uint16))
 
 
@@ -55,15 +62,14 @@ def frequencies(t: int) -> list[int]:
         while len(half) < rans.SYMBOLS // 2 - 1 and (not half or one >= Decimal("0.5")):
             half.append(max(1, round(one)))
             one *= ratio
-        tails = 2 * one / (1 - ratio)
-        escape = max(1, round(tails))
+        escape = max(1, round(2 * one / (1 - ratio)))
     side = half + [0] * (rans.SYMBOLS // 2 - 1 - len(half))
     middle = rans.SLOTS - escape - 2 * sum(half)
     return [escape, *side[::-1], middle, *side]
 
 
-def shape_of(choice: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Table of its own and number of lower bits that stand for each of `choice`.
+def shape_of(choice: U8) -> tuple[U8, U8]:
+    """The table of its own and the number of halvings that stand for each of `choice`.
 
     Parameters
     ----------
@@ -78,3 +84,59 @@ def shape_of(choice: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.u
     above = np.where(choice == rans.SILENT, 0, choice.astype(np.int64) - (SHAPES - PER_OCTAVE))
     shift = np.maximum(above // PER_OCTAVE, 0)
     return (choice - PER_OCTAVE * shift).astype(np.uint8), shift.astype(np.uint8)
+
+
+def nearest(scale: NDArray[np.float64]) -> U8:
+    """The table whose scale, in steps, is nearest."""
+    with np.errstate(divide="ignore"):
+        place = np.rint(PER_OCTAVE * (np.log2(scale) - FIRST_OCTAVE))
+    table: U8 = np.clip(place, 0, COUNT - 1).astype(np.uint8)
+    return table
+
+
+class Counts:
+    """How often each symbol came in each of a number of rows: what a choice is made from.
+
+    Parameters
+    ----------
+    rows : int
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.symbols = np.zeros((rows, rans.SYMBOLS), np.int64)
+        self.magnitude = np.zeros(rows, np.int64)
+
+    def add(self, symbols: I16) -> None:
+        """Count more symbols of every row, int16 ``(rows, width)``."""
+        inside = (symbols > rans.ESCAPE) & (symbols < -rans.ESCAPE)
+        place = np.where(inside, symbols, rans.ESCAPE).astype(np.int64) - rans.ESCAPE
+        place += rans.SYMBOLS * np.arange(len(symbols))[:, None]
+        self.symbols += np.bincount(place.ravel(), minlength=self.symbols.size).reshape(
+            self.symbols.shape
+        )
+        self.magnitude += np.abs(symbols, dtype=np.int64).sum(axis=1)
+
+    def choose(self) -> U8:
+        """The table under which each row is shortest; silent for rows of zeros.
+
+        Rows too wide for a table of their own get the one that their mean magnitude asks for.
+        """
+        # Products of integers below 2^53 in float64: exact, in whatever order they are summed.
+        cost = self.symbols.astype(np.float64) @ _costs().T
+        choice = cost.argmin(axis=1).astype(np.uint8)
+        mean = self.magnitude / np.maximum(self.symbols.sum(axis=1), 1)
+        choice = np.where(mean < _WIDE, choice, nearest(mean))
+        choice[self.magnitude == 0] = rans.SILENT
+        chosen: U8 = choice.astype(np.uint8)
+        return chosen
+
+
+@cache
+def _costs() -> NDArray[np.float64]:
+    """What a symbol costs under each table, ``(SHAPES, 256)``: integers, in float64."""
+    slots = family().frequencies.astype(np.float64)
+    bits = rans.BITS - np.log2(np.maximum(slots, 1))
+    bits = np.where(slots > 0, bits, bits[:, :1] + _ESCAPE_BITS)
+    bits[:, 0] += _ESCAPE_BITS
+    costs: NDArray[np.float64] = np.rint(bits * _COST_UNIT)
+    return costs

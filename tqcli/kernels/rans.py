@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from tqcli.errors import InputError, input_error
 from tqcli.kernels import checks, choose, rans_reference
-from tqcli.kernels.rans_reference import ESCAPE, HEADER, SILENT, SLOTS, SYMBOLS, lookup_tables
+from tqcli.kernels.rans_reference import (
+    BITS,
+    ESCAPE,
+    HEADER,
+    SILENT,
+    SLOTS,
+    SYMBOLS,
+    lookup_tables,
+)
 
 I16 = NDArray[np.int16]
 U8 = NDArray[np.uint8]
@@ -144,4 +152,4 @@ def _choice(given: object, tables: Tables) -> U8:
     return np.ascontiguousarray(found)
 
 
-__all__ = ["ESCAPE", "SILENT", "SLOTS", "SYMBOLS", "Tables", "decode", "encode"]
+__all__ = ["BITS", "ESCAPE", "SILENT", "SLOTS", "SYMBOLS", "Tables", "decode", "encode"]
