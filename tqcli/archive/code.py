@@ -6,7 +6,8 @@ it needs the very same numbers. Everything from symbols to *steps* is integer ar
     x   = basis @ symbols + (predictor @ before, row r shifted right by shifts[r])
 
 with ``symbols`` the integers of a group's components, ``before`` what the one or two groups before
-decoded to, in quarters of a step, and ``x`` the group in units of 2^-14 steps. A step then is worth
+decoded to, in quarters of a step (all zero for a token where the sum might not fit 32 bits), and
+``x`` the group in units of 2^-14 steps. A step then is worth
 ``k_step`` in a value of K, and a row of ``v_step`` in the values of a head of V.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ MAX_BACK = 2
 MAX_GROUP = 3
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I8 = NDArray[np.int8]
 I16 = NDArray[np.int16]
 I32 = NDArray[np.int32]
@@ -72,6 +75,29 @@ class Layer:
         return self.k_mean.size + self.v_mean.size
 
 
+def layer_of(k_mean: F64, v_mean: F64, k_weight: F64, v_weight: F64, step: float) -> Layer:
+    """A layer in the numbers that are stored, from means and weights.
+
+    Parameters
+    ----------
+    k_mean, v_mean : float64 arrays, shape (num_kv_heads, dim)
+    k_weight : float64 array, shape (num_kv_heads, k_dim)
+    v_weight : float64 array, shape (num_kv_heads, v_dim, v_dim)
+        As in :class:`tqcli.archive.weights.Weights`.
+    step : float
+        In the weighted space.
+    """
+    v_step = np.linalg.inv(v_weight) * step
+    exponent = V_BITS - np.ceil(np.log2(np.abs(v_step).max(axis=(1, 2))))
+    return Layer(
+        k_mean.astype(np.float32),
+        (step / k_weight).astype(np.float32),
+        v_mean.astype(np.float32),
+        np.rint(v_step * 2.0 ** exponent[:, None, None]).astype(np.int32),
+        exponent.astype(np.int8),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Layers that are coded together.
@@ -94,6 +120,15 @@ class Group:
     predictor: I16 | None
     shifts: I8 | None
     expected: U8
+
+    @cached_property
+    def limit(self) -> int:
+        """The sum of magnitudes up to which a token's prediction stays below 2^30."""
+        if self.predictor is None or self.shifts is None:
+            return 0
+        largest = np.abs(self.predictor.astype(np.int64)).max(axis=1)
+        largest <<= np.maximum(-self.shifts.astype(np.int64), 0)
+        return (1 << 30) // max(int(largest.max()), 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.archive import tables
-from tqcli.archive.code import CARRIED, FRACTION, V_BITS, Code, Group, Layer
+from tqcli.archive.code import CARRIED, FRACTION, Code, Group, layer_of
 from tqcli.archive.moments import Moments
 from tqcli.archive.weights import Weights
 from tqcli.errors import InputError
@@ -54,27 +54,18 @@ def derive(
     if moments.tokens < 2:
         raise InputError(f"moments: of {moments.tokens} tokens; calibrate on more")
     matrices = [weight.matrix() / step for weight in weights]
-    layers = [_layer(moments.mean(i), weight, step) for i, weight in enumerate(weights)]
+    layers = []
+    for i, weight in enumerate(weights):
+        k_mean, v_mean = np.split(moments.mean(i), [weight.k.size])
+        shape = (len(weight.k), -1)
+        means = k_mean.reshape(shape), v_mean.reshape(shape)
+        layers.append(layer_of(*means, weight.k, weight.v, step))
     groups: list[Group] = []
     for first in range(0, len(layers), group):
         own = range(first, min(first + group, len(layers)))
         before = range(max(first - back * group, 0), first)
         groups.append(_group(moments, matrices, own, before))
     return Code(float(step), group, back, layers, groups)
-
-
-def _layer(mean: F64, weights: Weights, step: float) -> Layer:
-    heads, k_dim = weights.k.shape
-    v_dim = weights.v.shape[1]
-    v_step = np.linalg.inv(weights.v) * step
-    exponent = V_BITS - np.ceil(np.log2(np.abs(v_step).max(axis=(1, 2))))
-    return Layer(
-        mean[: heads * k_dim].reshape(heads, k_dim).astype(np.float32),
-        (step / weights.k).astype(np.float32),
-        mean[heads * k_dim :].reshape(heads, v_dim).astype(np.float32),
-        np.rint(v_step * 2.0 ** exponent[:, None, None]).astype(np.int32),
-        exponent.astype(np.int8),
-    )
 
 
 def _group(moments: Moments, matrices: Sequence[F64], own: range, before: range) -> Group:

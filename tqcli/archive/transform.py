@@ -30,10 +30,21 @@ _ORTHONORMAL = 0.01
 
 
 def predict(group: Group, before: Sequence[I16]) -> I32:
-    """The prediction of a group from the carried vectors of those before, or zeros."""
-    if group.predictor is None:
-        return np.zeros((group.width, before[0].shape[1] if before else 0), np.int32)
-    return products.multiply(group.predictor, np.concatenate(before), shifts=group.shifts)
+    """The prediction of a group from the carried vectors of those before; zeros without one.
+
+    Parameters
+    ----------
+    group : Group
+    before : sequence of int16 arrays, shape (values, tokens)
+        :func:`carry` of the groups before, nearest last. A token whose magnitudes add up to more
+        than :attr:`Group.limit` is not predicted: its sums might not fit 32 bits.
+
+    Returns
+    -------
+    int32 array, shape (values, tokens)
+        In units of 2^-14 steps.
+    """
+    return _predict(group, before, np.zeros((group.width, before[0].shape[1]), np.int32))
 
 
 def decode(group: Group, symbols: I16, before: Sequence[I16]) -> I32:
@@ -44,7 +55,7 @@ def decode(group: Group, symbols: I16, before: Sequence[I16]) -> I32:
     group : Group
     symbols : int16 array, shape (components, tokens)
     before : sequence of int16 arrays
-        :func:`carry` of the groups before, nearest last.
+        As in :func:`predict`.
 
     Returns
     -------
@@ -55,8 +66,15 @@ def decode(group: Group, symbols: I16, before: Sequence[I16]) -> I32:
         x = symbols.astype(np.int32) << FRACTION
     else:
         x = products.multiply(group.basis, symbols)
+    return x if group.predictor is None else _predict(group, before, x)
+
+
+def _predict(group: Group, before: Sequence[I16], x: I32) -> I32:
+    """Add the prediction to `x`, in place."""
     if group.predictor is not None:
-        products.multiply(group.predictor, np.concatenate(before), shifts=group.shifts, add_to=x)
+        inputs = np.concatenate(before)
+        inputs[:, np.abs(inputs).sum(axis=0, dtype=np.int64) > group.limit] = 0
+        products.multiply(group.predictor, inputs, shifts=group.shifts, add_to=x)
     return x
 
 
