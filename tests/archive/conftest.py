@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tqcli.archive.cache import Encoder, decode, unpack_choice
+from tqcli.archive.cache import Encoder, decode_chunk, unpack_choice
 from tqcli.archive.code import Code
 from tqcli.archive.derive import derive
 from tqcli.archive.moments import Moments
@@ -81,7 +81,7 @@ def round_trip(code: Code, cache: Any, start: int = 0) -> tuple[list[Any], int]:
         nbytes += stretch.nbytes
         choice = unpack_choice(stretch.tables, code.expected)
         for part in stretch.chunks:
-            for layer, k, v in decode(code, part, choice):
+            for layer, k, v in decode_chunk(code, part, choice):
                 found[layer].append(join(k, v))
     return [np.concatenate(parts) for parts in found], nbytes
 

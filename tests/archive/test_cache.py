@@ -15,7 +15,7 @@ import pytest
 
 from tqcli import kernels
 from tqcli.archive import cache as archive
-from tqcli.archive.cache import Encoder, decode, unpack_choice
+from tqcli.archive.cache import Encoder, decode_chunk, unpack_choice
 from tqcli.archive.code import Code
 from tqcli.errors import InputError
 
@@ -57,13 +57,13 @@ def test_a_chunk_decodes_alone(code: Code, helpers: Any) -> None:
     (stretch,) = Encoder(code).stretches(cache.read, 0, 700)
     choice = unpack_choice(stretch.tables, code.expected)
     for part in reversed(stretch.chunks):
-        for layer, k, v in decode(code, part, choice):
+        for layer, k, v in decode_chunk(code, part, choice):
             mine = whole[layer][part.start : part.start + part.tokens]
             assert np.array_equal(helpers.join(k, v), mine)
     broken = stretch.chunks[0].payload.copy()
     broken[8] ^= 1
     with pytest.raises(InputError, match="damaged"):
-        list(decode(code, archive.Chunk(0, 256, broken), choice))
+        list(decode_chunk(code, archive.Chunk(0, 256, broken), choice))
 
 
 def test_symbols_that_never_came_before(code: Code, helpers: Any) -> None:
@@ -78,14 +78,14 @@ def test_symbols_that_never_came_before(code: Code, helpers: Any) -> None:
 
 _DECODE = """
 import hashlib, pickle, sys
-from tqcli.archive.cache import decode, unpack_choice
+from tqcli.archive.cache import decode_chunk, unpack_choice
 from tqcli.archive.code import Code
 record, tensors, stretches = pickle.load(open(sys.argv[1], "rb"))
 code, total = Code.from_tensors(record, tensors), hashlib.sha256()
 for stretch in stretches:
     choice = unpack_choice(stretch.tables, code.expected)
     for part in stretch.chunks:
-        for layer, k, v in decode(code, part, choice):
+        for layer, k, v in decode_chunk(code, part, choice):
             total.update(k.tobytes() + v.tobytes())
 print(total.hexdigest())
 """
@@ -103,7 +103,7 @@ def test_the_same_floats_on_every_machine(code: Code, helpers: Any, tmp_path: Pa
     for stretch in stretches:
         choice = unpack_choice(stretch.tables, code.expected)
         for part in stretch.chunks:
-            for _, k, v in decode(code, part, choice):
+            for _, k, v in decode_chunk(code, part, choice):
                 total.update(k.tobytes() + v.tobytes())
     cores = ["Nehalem", "Sandybridge", "Haswell", "Zen"]
     if "avx512" in kernels.available():

@@ -8,7 +8,7 @@ memory is one chunk of symbols, one group of vectors, and a stretch of coded byt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,24 +116,32 @@ class Encoder:
         start, stop : int
         """
         for first in range(start, stop, STRETCH):
-            yield self._stretch(read, first, min(first + STRETCH, stop))
+            last = min(first + STRETCH, stop)
+            places = ((at, min(at + CHUNK, last)) for at in range(first, last, CHUNK))
+            yield make_stretch(self.code, ((at, self.symbols(read, at, end)) for at, end in places))
 
-    def _stretch(self, read: Read, start: int, stop: int) -> Stretch:
-        counts = tables.Counts(self.code.components)
-        first_choice: U8 | None = None
-        chunks = []
-        for at in range(start, stop, CHUNK):
-            tokens = min(CHUNK, stop - at)
-            symbols = self.symbols(read, at, at + tokens)
-            counts.add(symbols)
-            if first_choice is None:
-                first_choice = np.where(counts.magnitude == 0, 0, counts.choose()).astype(np.uint8)
-            chunks.append(Chunk(at, tokens, chunk.pack(symbols, first_choice)))
-        if first_choice is None:
-            return Stretch(np.empty(0, np.uint8), [])
-        choice = counts.choose()
-        final = [recode(part, first_choice, choice) for part in chunks]
-        return Stretch(pack_choice(choice, self.code.expected), final)
+
+def make_stretch(code: Code, parts: Iterable[tuple[int, I16]]) -> Stretch:
+    """Code the symbols of chunks that share their tables.
+
+    Parameters
+    ----------
+    code : Code
+    parts : iterable of (int, int16 array)
+        First token of each chunk, and its symbols ``(components, tokens)``.
+    """
+    counts = tables.Counts(code.components)
+    before: U8 | None = None
+    chunks = []
+    for start, symbols in parts:
+        counts.add(symbols)
+        if before is None:
+            before = np.where(counts.magnitude == 0, 0, counts.choose()).astype(np.uint8)
+        chunks.append(Chunk(start, symbols.shape[1], chunk.pack(symbols, before)))
+    choice = counts.choose()
+    if before is not None:
+        chunks = [recode(part, before, choice) for part in chunks]
+    return Stretch(pack_choice(choice, code.expected), chunks)
 
 
 def recode(part: Chunk, before: U8, after: U8) -> Chunk:
@@ -142,7 +150,7 @@ def recode(part: Chunk, before: U8, after: U8) -> Chunk:
     return Chunk(part.start, part.tokens, chunk.pack(symbols, after))
 
 
-def decode(code: Code, part: Chunk, choice: U8) -> Iterator[tuple[int, F32, F32]]:
+def decode_chunk(code: Code, part: Chunk, choice: U8) -> Iterator[tuple[int, F32, F32]]:
     """The values of a chunk, layer by layer.
 
     Parameters
@@ -161,9 +169,12 @@ def decode(code: Code, part: Chunk, choice: U8) -> Iterator[tuple[int, F32, F32]
     Raises
     ------
     InputError
-        If the payload is not such a chunk.
+        If the payload is not such a chunk; the message names its tokens.
     """
-    symbols = chunk.unpack(part.payload, choice, part.tokens)
+    try:
+        symbols = chunk.unpack(part.payload, choice, part.tokens)
+    except InputError as error:
+        raise InputError(f"tokens {part.start} to {part.start + part.tokens}: {error}") from error
     before: list[I16] = []
     at = 0
     for number, group in enumerate(code.groups):

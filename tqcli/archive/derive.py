@@ -83,7 +83,7 @@ def _group(moments: Moments, matrices: Sequence[F64], own: range, before: range)
     variance, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     variance, vectors = variance[::-1], vectors[:, ::-1]
     expected = tables.nearest(np.sqrt(np.maximum(variance, 0) / 2 + NOISE / 2))
-    basis = np.rint(vectors * 2.0**FRACTION).astype(np.int16)
+    basis = np.rint(vectors * 2.0**FRACTION).astype(np.int16, order="C")
     return Group(len(basis), basis, predictor, shifts, expected)
 
 
@@ -105,4 +105,4 @@ def _fixed_point(predictor: F64, power: NDArray[Any]) -> tuple[NDArray[np.int16]
     shifts = np.floor(bits - np.log2(largest)) - (FRACTION - CARRIED)
     shifts = np.clip(shifts, -FRACTION, 31).astype(np.int8)
     scaled = np.rint(predictor * 2.0 ** (shifts[:, None] + float(FRACTION - CARRIED)))
-    return np.clip(scaled, -32767, 32767).astype(np.int16), shifts
+    return np.clip(scaled, -32767, 32767).astype(np.int16, order="C"), shifts
