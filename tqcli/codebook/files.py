@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 from tqcli.codebook.exact import Distribution, lloyd_max
 from tqcli.codebook.table import Codebook
 from tqcli.errors import InputError, UsageError
 from tqcli.jsonfile import parse_json, read_json
+from tqcli.words import counted, suggest
 
 SCHEMA = "tq.codebook/1"
 POOLED = "*"
@@ -44,6 +47,11 @@ class CodebookSet:
             raise InputError(f"codebook {self.id}: no tables; at least one is needed")
         if len({(b.bits, b.dim) for b in self.tables.values()}) > 1:
             raise InputError(f"codebook {self.id}: tables differ in bits or dim; they must agree")
+
+    def __repr__(self) -> str:
+        """``<codebook set mine: 4 tables of 3 bits>``."""
+        sizes = counted(len(self.tables), "table"), counted(self.bits, "bit")
+        return f"<codebook set {self.id}: {' of '.join(sizes)}>"
 
     @property
     def bits(self) -> int:
@@ -174,8 +182,43 @@ def _numbers(values: Any, name: str) -> tuple[float, ...]:
 
 def shipped() -> list[str]:
     """Ids of the codebooks that come with tq."""
-    folder = resources.files("tqcli.codebooks")
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
+    return sorted(f.name[:-5] for f in _folder().iterdir() if f.name.endswith(".json"))
+
+
+def _shipped(name: str) -> CodebookSet:
+    return loads((_folder() / f"{name}.json").read_text(encoding="utf-8"), f"{name}.json")
+
+
+def _folder() -> Traversable:
+    """Where shipped codebooks lie: in the installed package, or beside it in a source tree."""
+    installed = resources.files("tqcli") / "codebooks"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "codebooks"
+
+
+def find_codebook(name: str) -> CodebookSet:
+    """Read a codebook file, or a shipped codebook by its id.
+
+    Raises
+    ------
+    UsageError
+        If there is neither.
+    InputError
+        If the file is no codebook.
+
+    Examples
+    --------
+    >>> find_codebook("gaussian-3bit").bits
+    3
+    """
+    known = shipped()
+    if name in known and not os.path.exists(name):
+        return _shipped(name)
+    if name.endswith(".json") or os.path.exists(name):
+        return read_codebook(name)
+    raise UsageError(
+        f"codebook {name!r}: neither a file nor the id of a shipped codebook"
+        f"{suggest(name, known, 'tq types')}"
+    )
 
 
 @cache
@@ -187,7 +230,6 @@ def stock(name: str) -> Codebook:
     >>> stock("turbo-3bit").centroids[-1]
     0.190207
     """
-    path = resources.files("tqcli.codebooks") / f"{name}.json"
-    if not path.is_file():
-        raise UsageError(f"codebook {name!r}: not shipped; known: {', '.join(shipped())}")
-    return loads(path.read_text(encoding="utf-8"), f"{name}.json").tables[POOLED]
+    if name not in shipped():
+        raise UsageError(f"codebook {name!r}: not shipped{suggest(name, shipped(), 'tq types')}")
+    return _shipped(name).tables[POOLED]

@@ -13,10 +13,11 @@ from tqcli.codebook import Codebook, table_from
 from tqcli.codecs import ggml, plain, qjl, turbo
 from tqcli.codecs.base import Codec, Domain, VectorError
 from tqcli.errors import InputError, UsageError
+from tqcli.words import suggest
 
 _FAMILIES: tuple[tuple[Mapping[str, Any], Callable[[str], Codec]], ...] = (
     (plain.DTYPES, plain.PlainCodec),
-    (ggml.QTYPES, ggml.GgmlCodec),
+    (ggml.BLOCK_BYTES, ggml.GgmlCodec),
     (turbo.SPECS, turbo.TurboCodec),
     (qjl.SPECS, qjl.QjlCodec),
 )
@@ -26,6 +27,11 @@ _ROTATED = re.compile(r"(?P<base>.+)\+rot(?P<size>[0-9]{1,5})?")
 def codec_ids() -> list[str]:
     """Every id, without the ``+rot`` forms of the ggml types."""
     return [name for names, _ in _FAMILIES for name in names]
+
+
+def codebook_bits() -> list[int]:
+    """Bits a value of the codebooks that some codec takes."""
+    return sorted({spec.bits for spec in turbo.SPECS.values()})
 
 
 def codec(
@@ -50,7 +56,7 @@ def codec(
     Raises
     ------
     UsageError
-        If the id is unknown; the message lists the known ones.
+        If the id is unknown; the message suggests the nearest one.
 
     Examples
     --------
@@ -61,24 +67,22 @@ def codec(
     """
     if codebook is not None:
         if name not in turbo.SPECS:
-            takes = ", ".join(turbo.SPECS)
-            raise UsageError(f"{name}: takes no codebook; {takes} do")
+            hint = suggest(name, turbo.SPECS, "tq types")
+            raise UsageError(f"{name}: takes no codebook, the turbo types do{hint}")
         return turbo.TurboCodec(name, codebook)
     for names, make in _FAMILIES:
         if name in names:
             return make(name)
     rotated = _ROTATED.fullmatch(name)
-    if rotated and rotated["base"] in ggml.QTYPES:
+    if rotated and rotated["base"] in ggml.BLOCK_BYTES:
         base = ggml.GgmlCodec(rotated["base"])
         if rotated["size"]:
             return ggml.RotatedCodec(base, int(rotated["size"]))
         if side is None or head_dim is None:
             raise UsageError(f"{name}: give the size, as in {name}128, or the side and head_dim")
         return ggml.RotatedCodec(base, ggml.rotation_size(side, head_dim))
-    raise UsageError(
-        f"unknown cache type {name!r}; known: {', '.join(codec_ids())}; "
-        f"{', '.join(ggml.QTYPES)} also with +rot"
-    )
+    known = [*codec_ids(), *(f"{base}+rot" for base in ggml.BLOCK_BYTES)]
+    raise UsageError(f"unknown cache type {name!r}{suggest(name, known, 'tq types')}")
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Codec:
@@ -94,4 +98,4 @@ def from_config(config: Mapping[str, Any], where: str) -> Codec:
         raise InputError(f"{where}: {error}") from error
 
 
-__all__ = ["Codec", "Domain", "VectorError", "codec", "codec_ids", "from_config"]
+__all__ = ["Codec", "Domain", "VectorError", "codebook_bits", "codec", "codec_ids", "from_config"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.errors import InputError, UsageError
+from tqcli.words import counted
 
 Domain = Literal["original", "rotated"]
 Blocks = NDArray[np.uint8]
@@ -57,6 +58,11 @@ class Codec(ABC):
     id: str
     values_per_block: int
     block_bytes: int
+
+    def __repr__(self) -> str:
+        """``<codec turbo3: 50 bytes for 128 values>``."""
+        sizes = counted(self.block_bytes, "byte"), counted(self.values_per_block, "value")
+        return f"<codec {self.id}: {' for '.join(sizes)}>"
 
     @property
     def alignment(self) -> int:

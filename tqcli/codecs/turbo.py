@@ -68,6 +68,11 @@ class TurboCodec(Codec):
         self.values_per_block = spec.block
         self.block_bytes = self.layout.block_bytes
 
+    def __repr__(self) -> str:
+        """The same, with the codebook unless it is the stock one."""
+        plain = super().__repr__()
+        return plain if self.is_stock else f"{plain[:-1]}, codebook {self.codebook.id}>"
+
     @property
     def alignment(self) -> int:
         """A vector is padded to whole groups."""

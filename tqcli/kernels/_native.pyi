@@ -88,3 +88,17 @@ def multiply(
     add: bool,
     /,
 ) -> None: ...
+def errors(
+    kernel: int,
+    x: Buffer,
+    kind: int,
+    decoded: Buffer,
+    dim: int,
+    rows: Buffer,
+    channels: Buffer,
+    /,
+) -> None: ...
+def moments(
+    kernel: int, x: Buffer, kind: int, dim: int, signs: Buffer, totals: Buffer, /
+) -> None: ...
+def summarize(rows: Buffer, totals: Buffer, keys: Buffer, /) -> None: ...

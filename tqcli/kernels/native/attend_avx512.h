@@ -21,10 +21,10 @@
 enum {
     UNIT = 128,
     LANES = 16,
-    SLOTS = 8,            /* nibbles of a 32-bit lane */
-    READ = 64,            /* bytes of a load, whatever the unit needs */
-    MAX_UNIT_BYTES = 80,  /* bits 4, block 32, header 4 */
-    PREFETCH = 4096,      /* bytes ahead */
+    SLOTS = 8,           /* nibbles of a 32-bit lane */
+    READ = 64,           /* bytes of a load, whatever the unit needs */
+    MAX_UNIT_BYTES = 80, /* bits 4, block 32, header 4 */
+    PREFETCH = 4096,     /* bytes ahead */
 };
 
 /* Where slot `slot` of 32-bit lane `lane` stands in its unit. */
@@ -150,8 +150,7 @@ TQ_INLINE __m512 load_norms(const plan *p, const uint8_t *at, size_t unit, int b
         memcpy(&norm, at, sizeof norm);
         return _mm512_cvtph_ps(_mm256_set1_epi16((short)norm));
     }
-    __m512i words =
-        gather_bytes(&p->norms, _mm512_loadu_si512(at), at + p->second, bits == 4);
+    __m512i words = gather_bytes(&p->norms, _mm512_loadu_si512(at), at + p->second, bits == 4);
     return _mm512_maskz_cvtph_ps(lanes, _mm512_castsi512_si256(words));
 }
 
@@ -195,8 +194,7 @@ TQ_INLINE __m512 sum_sixteen(const __m512 *x, int whole) {
     TQ_UNROLL
     for (int i = 0; i < 4; i++) {
         __m512 a = half[2 * i], b = half[2 * i + 1];
-        quarter[i] =
-            add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd), whole);
+        quarter[i] = add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd), whole);
     }
     TQ_UNROLL
     for (int i = 0; i < 2; i++) {
@@ -206,8 +204,8 @@ TQ_INLINE __m512 sum_sixteen(const __m512 *x, int whole) {
     }
     __m512 sums = add(_mm512_shuffle_ps(eighth[0], eighth[1], 0x88),
                       _mm512_shuffle_ps(eighth[0], eighth[1], 0xdd), whole);
-    const __m512i transpose =
-        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11,
+                                                15);
     return _mm512_permutexvar_ps(transpose, sums);
 }
 

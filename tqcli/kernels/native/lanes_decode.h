@@ -23,10 +23,10 @@ TQ_INLINE void words_of_rows(uint8_t rows[LANES][TQ_MAX_CODES], int count, VI *w
  * (arrays of NumPy begin 16 bytes behind one). Other outputs are written at once. */
 typedef struct {
     int stream;
-    uint8_t *next;         /* output of the batch after this one, to be prefetched */
-    uint8_t *to;           /* a batch on its way out: where its rest goes, */
-    const uint8_t *from;   /* where that is, */
-    size_t left;           /* and how many bytes it has */
+    uintptr_t next;      /* output of the batch after this one, to be prefetched */
+    uint8_t *to;         /* a batch on its way out: where its rest goes, */
+    const uint8_t *from; /* where that is, */
+    size_t left;         /* and how many bytes it has */
 } outflow;
 
 TQ_INLINE void pass_on(outflow *flow, size_t bytes) {
@@ -47,8 +47,8 @@ static void begin_flow(outflow *flow, uint8_t *to, const uint8_t *from, size_t b
 /* Let `lines` cache lines go out, or fetch as many that will be written. */
 TQ_INLINE void let_flow(outflow *flow, int lines) {
     if (!flow->stream) {
-        for (int i = 0; i < lines; i++) v_prefetch(flow->next + i * LINE);
-        flow->next += lines * LINE;
+        for (int i = 0; i < lines; i++) tq_prefetch(flow->next + (uintptr_t)i * LINE);
+        flow->next += (uintptr_t)lines * LINE;
         return;
     }
     for (; lines > 0 && flow->left >= LINE; lines--) {
@@ -175,7 +175,7 @@ static void decode(const uint8_t *blocks, size_t n, void *out, enum tq_float typ
     V batches[2][TQ_MAX_GROUP]; /* LANES vectors each */
     /* No batch is under way yet, but the addresses are valid. */
     outflow flow = {.stream = n * size >= STREAM_BYTES,
-                    .next = out,
+                    .next = (uintptr_t)out,
                     .to = out,
                     .from = (const uint8_t *)batches};
     tables t;
@@ -186,7 +186,7 @@ static void decode(const uint8_t *blocks, size_t n, void *out, enum tq_float typ
         uint8_t *to = (uint8_t *)out + at * size;
         const int buffered = flow.stream || count < LANES;
         uint8_t *values = buffered ? (uint8_t *)batches[at / LANES % 2] : to;
-        flow.next = to + LANES * size;
+        flow.next = (uintptr_t)to + LANES * size;
         if (rotated) rotated_batch(from, count, values, type, layout, &t, &flow);
         else decode_batch(from, count, values, type, layout, &t, &flow);
         end_flow(&flow);
