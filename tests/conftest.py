@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # As the commands set it, before NumPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -88,6 +90,29 @@ def gaussian() -> Callable[..., np.ndarray]:
         return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
     return make
+
+
+def at_the_wall(array: Any) -> Any:
+    """A copy whose last byte is the last of a page, before one that must not be read."""
+    size = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    no_access = 0
+    if libc.mprotect(ctypes.c_void_p(start + size), mmap.PAGESIZE, no_access):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    flat = np.frombuffer(memory, np.uint8, array.nbytes, size - array.nbytes)
+    copy = flat.view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.fixture
+def wall() -> Callable[[Any], Any]:
+    """:func:`at_the_wall`, where the system has it."""
+    if sys.platform == "win32":
+        pytest.skip("needs mprotect")
+    return at_the_wall
 
 
 @pytest.fixture

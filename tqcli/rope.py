@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ Pairs = Literal["half", "interleaved"]
 
 NO_ROPE = "none"  # the layer's K carries no rotary embedding
 UNKNOWN_ROPE = "unknown"  # it may carry one, but no known rule reproduces it
+_REMEMBERED = 1024  # tokens whose cosines and sines are kept for the next call
 
 
 @dataclass(frozen=True)
@@ -181,14 +183,26 @@ def _turn(k: NDArray[Any], positions: NDArray[Any], rope: Rope, *, inverse: bool
 def _cos_sin(
     positions: NDArray[Any], rope: Rope
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cosine and sine times the magnitude, float64 of shape ``(seq_len, rotary_dims / 2)``.
+    """Cosine and sine times the magnitude, float64 of shape ``(seq_len, rotary_dims / 2)``."""
+    places = np.ascontiguousarray(positions, np.float32)
+    table = _remembered_table if len(places) <= _REMEMBERED else _table
+    return table(places.tobytes(), rope.inv_freq, rope.magnitude)
 
-    The angle is rounded to float32 as models round it: at position 8,192 an exact angle would be
-    off by up to 5e-4 from the one that the model used.
+
+def _table(
+    positions: bytes, inv_freq: tuple[float, ...], magnitude: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The angle is rounded to float32 as models round it.
+
+    At position 8,192 an exact angle would be off by up to 5e-4 from the one that the model used.
     """
-    angle = np.asarray(positions, np.float32)[:, None] * np.asarray(rope.inv_freq, np.float32)
+    angle = np.frombuffer(positions, np.float32)[:, None] * np.asarray(inv_freq, np.float32)
     cos, sin = cos_sin(angle.astype(np.float64))
-    return cos * rope.magnitude, sin * rope.magnitude
+    return cos * magnitude, sin * magnitude
+
+
+# Layers are turned one after the other at the same few positions, by the same rule.
+_remembered_table = lru_cache(maxsize=4)(_table)
 
 
 def cos_sin_table(positions: NDArray[Any], rope: Rope) -> tuple[F32, F32]:

@@ -1,11 +1,8 @@
-"""Layouts, packed vectors and memory that ends in a wall."""
+"""Layouts and packed vectors."""
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,21 +47,6 @@ def decoded(blocks: Any, layout: TurboLayout, dim: int) -> Any:
     return values.reshape(len(blocks), dim).astype(np.float64)
 
 
-def at_the_wall(array: Any) -> Any:
-    """A copy whose last byte is the last of a page, before one that must not be read."""
-    size = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    no_access = 0
-    if libc.mprotect(ctypes.c_void_p(start + size), mmap.PAGESIZE, no_access):
-        raise OSError(ctypes.get_errno(), "mprotect")
-    flat = np.frombuffer(memory, np.uint8, array.nbytes, size - array.nbytes)
-    copy = flat.view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
 class Helpers:
     """What tests of this folder share."""
 
@@ -84,14 +66,6 @@ def helpers() -> type[Helpers]:
 def layout(request: pytest.FixtureRequest) -> TurboLayout:
     """Every legal layout."""
     return make_layout(*request.param)
-
-
-@pytest.fixture
-def wall() -> Callable[[Any], Any]:
-    """:func:`at_the_wall`, where the system has it."""
-    if sys.platform == "win32":
-        pytest.skip("needs mprotect")
-    return at_the_wall
 
 
 @pytest.fixture(params=kernels.available()[:-1])

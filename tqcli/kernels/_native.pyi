@@ -64,6 +64,30 @@ def weighted_sum_f16(
     out: Buffer,
     /,
 ) -> None: ...
+def rans_encode(
+    frequencies: Buffer, tables: Buffer, width: int, symbols: Buffer, out: Buffer, /
+) -> int: ...
+def rans_decode(
+    kernel: int,
+    lookups: Buffer,
+    tables: Buffer,
+    width: int,
+    stream: Buffer,
+    symbols: Buffer,
+    /,
+) -> str | None: ...
+def multiply(
+    kernel: int,
+    rows: int,
+    depth: int,
+    columns: int,
+    a: Buffer,
+    x: Buffer,
+    out: Buffer,
+    shifts: Buffer | None,
+    add: bool,
+    /,
+) -> None: ...
 def errors(
     kernel: int,
     x: Buffer,

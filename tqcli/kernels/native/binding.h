@@ -31,5 +31,6 @@ extern PyMethodDef tq_stats_methods[];
 #ifdef TQ_HAVE_ATTEND
 extern PyMethodDef tq_attend_methods[];
 #endif
+extern PyMethodDef tq_rans_methods[], tq_products_methods[];
 
 #endif
