@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from tqcli import kernels
-from tqcli.kernels import reference
+from tqcli.kernels import reference, stats
 from tqcli.kernels.layout import TurboLayout
 
 ROUND = 4096  # vectors at a time
@@ -71,9 +71,19 @@ def differ(left: Any, right: Any) -> Any:
     """Rows that differ in any bit; NaN equals NaN."""
     if left.dtype == np.uint8:
         return np.flatnonzero((left != right).any(axis=1))
-    bits = np.uint32 if left.dtype.itemsize == 4 else np.uint16
+    bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[left.dtype.itemsize]
     nan = np.isnan(left) & np.isnan(right)
     return np.flatnonzero(((left.view(bits) != right.view(bits)) & ~nan).any(axis=1))
+
+
+def statistics(x: Any, decoded: Any) -> Any:
+    """Rows of errors by the active kernel, and below them its sums over all vectors."""
+    channels, moments = np.zeros((2, x.shape[1])), np.zeros(2)
+    rows = stats.errors(x, decoded, channels)
+    stats.moments(x, moments)
+    totals = np.zeros(7)
+    stats.summarize(rows, totals)
+    return np.concatenate([rows.ravel(), channels.ravel(), moments, totals])[:, None]
 
 
 def one_round(rng: np.random.Generator, names: list[str]) -> str | None:
@@ -89,6 +99,12 @@ def one_round(rng: np.random.Generator, names: list[str]) -> str | None:
     rotated = bool(rng.integers(2))
     values = reference.decode(anything, layout, rotated=rotated, dtype=dtype)
     codes = reference.codes(anything, layout)
+    dim = int(rng.integers(1, 300))
+    heads = x.reshape(-1)[: x.size // dim * dim].reshape(-1, dim)
+    with np.errstate(all="ignore"):
+        others = values.reshape(-1)[: heads.size].reshape(heads.shape).astype(np.float32)
+    with kernels.use("numpy"):
+        figures = statistics(heads, others)
     for name in names:
         with kernels.use(name):
             found = {
@@ -97,6 +113,7 @@ def one_round(rng: np.random.Generator, names: list[str]) -> str | None:
                     kernels.decode(anything, layout, rotated=rotated, dtype=dtype), values
                 ),
                 "codes": differ(kernels.codes(anything, layout), codes),
+                "statistics": differ(statistics(heads, others), figures),
             }
         for operation, rows in found.items():
             if len(rows):
