@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "sources": {"kv", "codecs", "rotation", "rope", "errors"},
     "plan": {"kv", "codecs", "codebook", "kernels", "rope", "jsonfile", "errors"},
     "report": {"kernels", "jsonfile", "words", "errors", "version"},
-    "kv": {"codecs", "kernels", "workers", "jsonfile", "words", "errors"},
+    "kv": {"codecs", "archive", "kernels", "workers", "jsonfile", "words", "errors"},
     "metrics": {"codecs", "kernels", "words"},
     "codecs": {"codebook", "kernels", "rotation", "words", "errors"},
     "archive": {"kernels", "rope", "errors"},

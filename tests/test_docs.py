@@ -27,6 +27,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/archive-format.md",
     "docs/format.md",
     "docs/measures.md",
     "docs/python.md",

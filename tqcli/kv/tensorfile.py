@@ -33,8 +33,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "I32": np.dtype("<i4"),
 }
-# Sums of a calibration are float64; no other file is.
-ALL_DTYPES = {**DTYPES, "F64": np.dtype("<f8")}
+# Sums of a calibration are float64, an archive's side data small integers; no other file's are.
+ALL_DTYPES = {
+    **DTYPES,
+    "F64": np.dtype("<f8"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+}
 DTYPE_NAMES = {dtype: name for name, dtype in ALL_DTYPES.items()}
 # About 100 bytes a tensor: room for 65,536 of them and their metadata.
 MAX_HEADER = 32 << 20

@@ -63,8 +63,7 @@ static void run(const int16_t *a, size_t rows, size_t depth, const int16_t *pair
         const size_t some = rows < ROWS ? 1 : ROWS;
         if (some == ROWS)
             multiply_rows(ROWS, a, depth, pairs, width, out, stride, shifts, finish.add);
-        else
-            multiply_rows(1, a, depth, pairs, width, out, stride, shifts, finish.add);
+        else multiply_rows(1, a, depth, pairs, width, out, stride, shifts, finish.add);
         rows -= some;
         a += some * depth;
         out += some * stride;

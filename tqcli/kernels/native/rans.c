@@ -98,8 +98,8 @@ size_t tq_rans_encode(const tq_rans_symbol *all, const uint8_t *tables, size_t r
             word -= full ? 2 : 0;
             x = full ? x >> 16 : x;
             const uint32_t quotient = (uint32_t)(x * symbol->reciprocal >> 44);
-            state[i % TQ_RANS_LANES] =
-                x + symbol->start + quotient * (TQ_RANS_SLOTS - symbol->frequency);
+            state[i % TQ_RANS_LANES] = x + symbol->start +
+                                       quotient * (TQ_RANS_SLOTS - symbol->frequency);
         }
     }
     const uint32_t counts[2] = {(uint32_t)((words_end - word) / 2),

@@ -19,8 +19,7 @@ TQ_INLINE __m256i step(__m256i *state, const uint32_t *lookup, const uint8_t **w
     const __m256i entry = _mm256_i32gather_epi32((const int *)lookup, slot, 4);
     const __m256i offset = _mm256_and_si256(_mm256_srli_epi32(entry, 12), low12);
     const __m256i x = _mm256_add_epi32(
-        _mm256_mullo_epi32(_mm256_and_si256(entry, low12),
-                           _mm256_srli_epi32(*state, TQ_RANS_BITS)),
+        _mm256_mullo_epi32(_mm256_and_si256(entry, low12), _mm256_srli_epi32(*state, TQ_RANS_BITS)),
         offset);
     const __m256i taken = _mm256_cmpeq_epi32(_mm256_srli_epi32(x, 16), _mm256_setzero_si256());
     const unsigned mask = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(taken));
@@ -55,8 +54,7 @@ int tq_rans_row_avx2(tq_rans_reader *reader, const uint32_t *lookup, size_t widt
         }
     }
     TQ_UNROLL
-    for (int i = 0; i < 4; i++)
-        _mm256_storeu_si256((void *)(reader->state + 8 * i), state[i]);
+    for (int i = 0; i < 4; i++) _mm256_storeu_si256((void *)(reader->state + 8 * i), state[i]);
     reader->word = word;
     const int escaped = !_mm256_testz_si256(escapes, escapes);
     if (at == width) return escaped;

@@ -9,8 +9,7 @@ TQ_INLINE __m256i step(__m512i *state, const uint32_t *lookup, const uint8_t **w
     const __m512i entry = _mm512_i32gather_epi32(_mm512_and_si512(*state, low12), lookup, 4);
     const __m512i offset = _mm512_and_si512(_mm512_srli_epi32(entry, 12), low12);
     const __m512i x = _mm512_add_epi32(
-        _mm512_mullo_epi32(_mm512_and_si512(entry, low12),
-                           _mm512_srli_epi32(*state, TQ_RANS_BITS)),
+        _mm512_mullo_epi32(_mm512_and_si512(entry, low12), _mm512_srli_epi32(*state, TQ_RANS_BITS)),
         offset);
     const __mmask16 taken = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32((int)TQ_RANS_LOW));
     const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)*word));
@@ -32,8 +31,8 @@ int tq_rans_row_avx512(tq_rans_reader *reader, const uint32_t *lookup, size_t wi
         const __m256i a = step(&low, lookup, &word), b = step(&high, lookup, &word);
         _mm256_storeu_si256((void *)(symbols + at), a);
         _mm256_storeu_si256((void *)(symbols + at + 16), b);
-        escapes = _mm256_or_si256(escapes, _mm256_or_si256(_mm256_cmpeq_epi16(a, escape),
-                                                           _mm256_cmpeq_epi16(b, escape)));
+        escapes = _mm256_or_si256(
+            escapes, _mm256_or_si256(_mm256_cmpeq_epi16(a, escape), _mm256_cmpeq_epi16(b, escape)));
     }
     _mm512_storeu_si512(reader->state, low);
     _mm512_storeu_si512(reader->state + 16, high);

@@ -56,8 +56,8 @@ static PyObject *rans_encode(PyObject *module, PyObject *args) {
     if (!all) return finish(b, 4, PyErr_NoMemory());
     PyThreadState *state = b[2].len > TQ_GIL_BYTES ? PyEval_SaveThread() : NULL;
     tq_rans_prepare(frequencies, (size_t)count, all);
-    const size_t bytes =
-        tq_rans_encode(all, b[1].buf, (size_t)b[1].len, (size_t)width, b[2].buf, b[3].buf);
+    const size_t bytes = tq_rans_encode(all, b[1].buf, (size_t)b[1].len, (size_t)width, b[2].buf,
+                                        b[3].buf);
     if (state) PyEval_RestoreThread(state);
     free(all);
     return finish(b, 4, PyLong_FromSize_t(bytes));
@@ -80,9 +80,8 @@ static PyObject *rans_decode(PyObject *module, PyObject *args) {
     for (int i = 0; i < 3; i++)
         if (tq_check_apart(&b[i], &b[3]) < 0) return finish(b, 4, NULL);
     PyThreadState *state = b[3].len > TQ_GIL_BYTES ? PyEval_SaveThread() : NULL;
-    const char *wrong =
-        tq_rans_decode(tq_rans_row_of(kernel), b[2].buf, (size_t)b[2].len, b[0].buf, b[1].buf,
-                       (size_t)b[1].len, (size_t)width, b[3].buf);
+    const char *wrong = tq_rans_decode(tq_rans_row_of(kernel), b[2].buf, (size_t)b[2].len, b[0].buf,
+                                       b[1].buf, (size_t)b[1].len, (size_t)width, b[3].buf);
     if (state) PyEval_RestoreThread(state);
     return finish(b, 4, wrong ? PyUnicode_FromString(wrong) : Py_NewRef(Py_None));
 }

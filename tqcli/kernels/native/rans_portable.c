@@ -11,8 +11,8 @@ int tq_rans_row_portable(tq_rans_reader *reader, const uint32_t *lookup, size_t 
         const uint8_t *word = reader->word;
         for (int i = 0; i < TQ_RANS_LANES; i++) {
             const uint32_t entry = lookup[reader->state[i] & (TQ_RANS_SLOTS - 1)];
-            const uint32_t x =
-                (entry & 4095) * (reader->state[i] >> TQ_RANS_BITS) + (entry >> 12 & 4095);
+            const uint32_t x = (entry & 4095) * (reader->state[i] >> TQ_RANS_BITS) +
+                               (entry >> 12 & 4095);
             const uint32_t refilled = x << 16 | tq_read_u16(word);
             const int taken = x < TQ_RANS_LOW;
             reader->state[i] = taken ? refilled : x;
