@@ -29,5 +29,6 @@ PyObject *tq_make_layout(PyObject *module, PyObject *args);
 #ifdef TQ_HAVE_ATTEND
 extern PyMethodDef tq_attend_methods[];
 #endif
+extern PyMethodDef tq_trellis_methods[];
 
 #endif

@@ -171,7 +171,7 @@ static int fill(PyObject *module) {
 #ifdef TQ_HAVE_ATTEND
     if (PyModule_AddFunctions(module, tq_attend_methods) < 0) return -1;
 #endif
-    return 0;
+    return PyModule_AddFunctions(module, tq_trellis_methods);
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill}, {0, NULL}};

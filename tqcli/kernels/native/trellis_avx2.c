@@ -1,0 +1,12 @@
+/* Trellis blocks and weighted encoders for AVX2. */
+#include "trellis.h"
+
+#include "wide_avx2.h"
+#include "outflow.h"
+#include "wide.h"
+
+const tq_trellis_ops tq_trellis_avx2 = {
+    .encode = encode_trellis,
+    .decode = decode_trellis,
+    .encode_turbo = encode_turbo,
+};
