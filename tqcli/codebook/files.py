@@ -12,6 +12,7 @@ from typing import Any
 
 from tqcli.codebook.exact import Distribution, lloyd_max
 from tqcli.codebook.table import Codebook
+from tqcli.codebook.trellis import PREFIX
 from tqcli.errors import InputError, UsageError
 from tqcli.jsonfile import parse_json, read_json
 
@@ -173,9 +174,10 @@ def _numbers(values: Any, name: str) -> tuple[float, ...]:
 
 
 def shipped() -> list[str]:
-    """Ids of the codebooks that come with tq."""
+    """Ids of the codebooks that come with tq, trellis tables aside."""
     folder = resources.files("tqcli.codebooks")
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
+    names = (f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
+    return sorted(name for name in names if not name.startswith(PREFIX))
 
 
 @cache

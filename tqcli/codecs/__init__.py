@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tqcli.codebook import Codebook, table_from
-from tqcli.codecs import ggml, plain, qjl, turbo
+from tqcli.codebook import Codebook, TrellisTable, table_from, trellis_from
+from tqcli.codecs import ggml, plain, qjl, tcq, trellis, turbo
 from tqcli.codecs.base import Codec, Domain, VectorError
 from tqcli.errors import InputError, UsageError
 
@@ -19,6 +19,8 @@ _FAMILIES: tuple[tuple[Mapping[str, Any], Callable[[str], Codec]], ...] = (
     (ggml.QTYPES, ggml.GgmlCodec),
     (turbo.SPECS, turbo.TurboCodec),
     (qjl.SPECS, qjl.QjlCodec),
+    (trellis.SPECS, trellis.TrellisCodec),
+    (tcq.SPECS, tcq.TcqCodec),
 )
 _ROTATED = re.compile(r"(?P<base>.+)\+rot(?P<size>[0-9]{1,5})?")
 
@@ -31,7 +33,7 @@ def codec_ids() -> list[str]:
 def codec(
     name: str,
     *,
-    codebook: Codebook | None = None,
+    codebook: Codebook | TrellisTable | None = None,
     side: str | None = None,
     head_dim: int | None = None,
 ) -> Codec:
@@ -42,15 +44,16 @@ def codec(
     name : str
         An id of :func:`codec_ids`, or a ggml type with ``+rot64`` / ``+rot128`` / ... behind it.
         Plain ``+rot`` takes the size that llama.cpp would use, which needs `side` and `head_dim`.
-    codebook : Codebook, optional
-        A table other than the stock one; for the turbo family.
+    codebook : Codebook or TrellisTable, optional
+        A table other than the stock one, for the turbo family; the table that the ``_tcq`` types
+        cannot do without (:func:`tqcli.codebook.read_trellis`).
     side : {"k", "v"}, optional
     head_dim : int, optional
 
     Raises
     ------
     UsageError
-        If the id is unknown; the message lists the known ones.
+        If the id is unknown, which lists the known ones, or takes no such codebook.
 
     Examples
     --------
@@ -59,7 +62,13 @@ def codec(
     >>> codec("q4_0+rot", side="v", head_dim=128).id
     'q4_0+rot64'
     """
+    if isinstance(codebook, TrellisTable):
+        if name not in tcq.SPECS:
+            raise UsageError(f"{name}: takes no trellis table; {', '.join(tcq.SPECS)} do")
+        return tcq.TcqCodec(name, codebook)
     if codebook is not None:
+        if name in tcq.SPECS:
+            raise UsageError(f"{name}: takes a trellis table, not codebook {codebook.id}")
         if name not in turbo.SPECS:
             takes = ", ".join(turbo.SPECS)
             raise UsageError(f"{name}: takes no codebook; {takes} do")
@@ -88,10 +97,15 @@ def from_config(config: Mapping[str, Any], where: str) -> Codec:
         raise InputError(f"{where}: codec id {name!r}; a string is legal")
     if table is not None and not isinstance(table, dict):
         raise InputError(f"{where}: codec {name!r}: its codebook is no object")
+    read = trellis_from if name in tcq.SPECS else _table
     try:
-        return codec(name, codebook=None if table is None else table_from(table))
+        return codec(name, codebook=None if table is None else read(table, where))
     except (UsageError, InputError) as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _table(record: Mapping[str, Any], where: str) -> Codebook:
+    return table_from(record)
 
 
 __all__ = ["Codec", "Domain", "VectorError", "codec", "codec_ids", "from_config"]

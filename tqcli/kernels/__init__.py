@@ -17,7 +17,7 @@ from tqcli import rotation
 from tqcli.errors import input_error
 from tqcli.kernels import beam_reference, checks, choose, reference, trellis_reference
 from tqcli.kernels.choose import active, available, set_threads, use
-from tqcli.kernels.layout import Layout, TrellisLayout, TurboLayout
+from tqcli.kernels.layout import Layout, TrellisLayout
 from tqcli.kernels.reference import norms
 from tqcli.kernels.weighting import Weighting, weigh
 
@@ -63,9 +63,7 @@ def encode(
     kind = checks.float_type(checks.array(x, "x").dtype, "x")
     source = checks.rows(x, kind, layout.group, "x")
     blocks = checks.output(out, (len(source), layout.group_bytes), np.uint8, x)
-    weighed = weights
-    if weights is not None and not isinstance(weights, Weighting):
-        weighed = weigh(weights, layout.group)
+    weighed = weights if isinstance(weights, Weighting | None) else weigh(weights, layout.group)
     index, number = choose.index(), checks.FLOATS.index(kind)
     if index is None or choose.native is None:
         blocks[...] = _encode_reference(source, layout, weighed)
@@ -264,7 +262,7 @@ def layout_capsule(layout: Layout) -> Any:
     capsule = None
     if choose.native is not None:
         first, second = rotation.signs(layout.group)
-        turn = [first, second, [rotation.SCALE[layout.group]]]
+        turn = (first, second, np.array([rotation.SCALE[layout.group]]))
         if isinstance(layout, TrellisLayout):
             floats = np.concatenate(turn)
             capsule = choose.native.trellis_layout(

@@ -20,6 +20,17 @@ def trellis_encode(
 def trellis_decode(
     kernel: int, layout: _Trellis, blocks: Buffer, kind: int, out: Buffer, rotated: bool, /
 ) -> None: ...
+def trellis_scores(
+    kernel: int,
+    layout: _Trellis,
+    m: int,
+    queries: Buffer,
+    scales: Buffer,
+    keys: Buffer,
+    out: Buffer,
+    first: int,
+    /,
+) -> None: ...
 def weighted_encode(
     kernel: int, layout: _Layout, weighting: Buffer, x: Buffer, kind: int, blocks: Buffer, /
 ) -> None: ...

@@ -23,9 +23,7 @@ SURVIVORS = 8  # of each beam
 _CHUNK = 256  # groups at a time
 
 
-def encode(
-    x: NDArray[np.generic], layout: TurboLayout, weighting: Weighting
-) -> NDArray[np.uint8]:
+def encode(x: NDArray[np.generic], layout: TurboLayout, weighting: Weighting) -> NDArray[np.uint8]:
     """Encode groups ``(n, group)`` to blocks ``(n, group_bytes)`` of the least weighted error.
 
     A non-finite input, or one whose norm passes fp16, leaves a non-finite norm in the block.
@@ -73,7 +71,7 @@ def search(y: F32, layout: TurboLayout, weighting: Weighting) -> NDArray[np.intp
         for level in table[1:last]:
             low += moved[t] >= level
         lower, upper = (
-            np.sort(_keys(cost, moved[t] - table[low + above], weighting.costs[t], slots + above), 1)
+            _keys(cost, moved[t] - table[low + above], weighting.costs[t], slots + above)
             for above in (0, 1)
         )
         best = np.minimum(lower, upper[:, ::-1])
@@ -88,10 +86,9 @@ def search(y: F32, layout: TurboLayout, weighting: Weighting) -> NDArray[np.intp
     return _trace(codes, parents, np.argmin(best, axis=1))
 
 
-def _keys(
-    cost: F32, error: F32, weight: np.float32, slots: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    return leastsquares.keyed(cost + weight * (error * error), slots)
+def _keys(cost: F32, error: F32, weight: np.float32, slots: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Sorted costs of the candidates of one level, along the survivors."""
+    return np.sort(leastsquares.keyed(cost + weight * (error * error), slots), axis=1)
 
 
 def _trace(

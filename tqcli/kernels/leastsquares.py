@@ -44,7 +44,7 @@ def lane_sum(terms: F32) -> F32:
     while len(total) > 1:
         half = len(total) // 2
         total = total[:half] + total[half:]
-    return total[0]
+    return np.asarray(total[0])
 
 
 def normalised(x: F32) -> Normalised:

@@ -68,6 +68,7 @@ def _sum_of_squares(columns: NDArray[np.float32]) -> NDArray[np.float32]:
 def assemble(
     codes: NDArray[np.uint8], norm: NDArray[np.float16], layout: TurboLayout
 ) -> NDArray[np.uint8]:
+    """Blocks ``(n, group_bytes)`` of codes ``(n, group)`` and one norm a group."""
     groups = codes.shape[0]
     blocks = np.zeros((groups, layout.blocks_per_group, layout.block_bytes), np.uint8)
     blocks[:, :, :2] = norm.astype("<f2").view(np.uint8).reshape(groups, 1, 2)

@@ -141,26 +141,23 @@ def decode(
             part = blocks[at : at + _CHUNK]
             scale = np.ascontiguousarray(part[:, :2]).view("<f2")[:, 0].astype(np.float32)
             columns = layout.values[np.ascontiguousarray(windows(part, layout).T)] * scale
-            out[at : at + _CHUNK] = (
-                columns if rotated else rotation.unrotate_columns(columns)
-            ).T
+            out[at : at + _CHUNK] = (columns if rotated else rotation.unrotate_columns(columns)).T
     return out
 
 
 def windows(blocks: NDArray[np.uint8], layout: TrellisLayout) -> NDArray[np.uint8]:
     """Index into the table of every value, shape ``(n, group)``."""
-    state_bits = layout.window - layout.bits
     stream = np.unpackbits(blocks[:, layout.header :], axis=1, bitorder="little")
-    before = np.zeros((len(blocks), state_bits), np.uint8)
-    return read_windows(np.concatenate([before, stream], axis=1), layout.bits, layout.window).astype(
-        np.uint8
-    )
+    before = np.zeros((len(blocks), layout.window - layout.bits), np.uint8)
+    stream = np.concatenate([before, stream], axis=1)
+    return read_windows(stream, layout.bits, layout.window).astype(np.uint8)
 
 
 def read_windows(stream: NDArray[np.uint8], bits: int, window: int) -> NDArray[np.uint16]:
     """Windows of a stream of single bits ``(n, length)``, one every `bits` from the first on."""
     runs = np.lib.stride_tricks.sliding_window_view(stream, window, axis=1)[:, ::bits]
-    return np.asarray((runs.astype(np.uint16) << np.arange(window, dtype=np.uint16)).sum(axis=2, dtype=np.uint16))
+    places = np.arange(window, dtype=np.uint16)
+    return np.asarray((runs.astype(np.uint16) << places).sum(axis=2, dtype=np.uint16))
 
 
 def pack_stream(symbols: NDArray[np.generic], bits: int) -> NDArray[np.uint8]:

@@ -44,12 +44,12 @@ class Weighting:
     @property
     def weights(self) -> F32:
         """Of the values before the rotation, shape (group,); their mean is 1 plus the ridge."""
-        return self.packed[0]
+        return np.asarray(self.packed[0])
 
     @property
     def costs(self) -> F32:
         """D, what a squared error against the moved target costs, shape (group,)."""
-        return self.packed[1]
+        return np.asarray(self.packed[1])
 
     @property
     def feedback(self) -> F32:
@@ -57,7 +57,7 @@ class Weighting:
 
         Shape (group, group); 0 up to and including t.
         """
-        return self.packed[2:]
+        return np.asarray(self.packed[2:])
 
     @property
     def reach(self) -> NDArray[np.intp]:

@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-#include "attend.h"
-
 static const char *complaint(const tq_trellis *layout, size_t entries, size_t floats) {
     if (layout->bits < 2 || layout->bits > 4) return "bits must be 2, 3 or 4";
     if (layout->group != 64 && layout->group != 128) return "group must be 64 or 128";

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "attend.h"
 #include "tq.h"
 
 enum {
@@ -61,7 +62,16 @@ typedef struct {
     /* Turbo blocks whose codes leave the least weighted error. */
     void (*encode_turbo)(const void *x, enum tq_float type, size_t n, uint8_t *blocks,
                          const tq_layout *layout, const tq_weighting *weighting);
+    /* Bytes of scratch, aligned to 64, that scores may use for vectors of dim values. */
+    size_t (*scratch)(size_t dim);
+    /* out[j * stride + i] = dot(query j, key i) for n keys of dim / group blocks. */
+    void (*scores)(const uint8_t *keys, size_t n, size_t dim, const tq_queries *queries,
+                   float *out, size_t stride, const tq_trellis *layout, void *scratch);
 } tq_trellis_ops;
+
+size_t tq_trellis_scratch_avx512(size_t dim);
+void tq_trellis_scores_avx512(const uint8_t *keys, size_t n, size_t dim, const tq_queries *queries,
+                              float *out, size_t stride, const tq_trellis *layout, void *scratch);
 
 extern const tq_trellis_ops tq_trellis_portable, tq_trellis_avx2, tq_trellis_avx512;
 

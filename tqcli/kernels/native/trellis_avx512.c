@@ -9,4 +9,6 @@ const tq_trellis_ops tq_trellis_avx512 = {
     .encode = encode_trellis,
     .decode = decode_trellis,
     .encode_turbo = encode_turbo,
+    .scratch = tq_trellis_scratch_avx512,
+    .scores = tq_trellis_scores_avx512,
 };

@@ -1,5 +1,6 @@
 /* The functions of the extension module for trellis blocks and weighted encoders. Like those of
  * module.c they check again what would otherwise read or write outside an array. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "binding.h"
@@ -139,12 +140,74 @@ static PyObject *decode(PyObject *module, PyObject *args) {
     return result;
 }
 
+/* Whether queries, keys and columns first... of out fit each other; the number of keys, or -1. */
+static Py_ssize_t keys_of(const tq_trellis *layout, Py_ssize_t m, Py_ssize_t dim,
+                          const Py_buffer *keys, const Py_buffer *out, Py_ssize_t first) {
+    if (m < 1 || dim < 1 || dim % layout->group) return fail("dim is no multiple of group");
+    const Py_ssize_t size = dim / layout->group * layout->group_bytes;
+    const Py_ssize_t row = m * (Py_ssize_t)sizeof(float);
+    if (keys->len % size || out->len % row) return fail("no whole number of vectors");
+    if (first < 0 || first > out->len / row || out->len / row - first < keys->len / size)
+        return fail("columns outside the array");
+    return keys->len / size;
+}
+
+/* trellis_scores(kernel, layout, m, queries, scales, keys, out, first): out[:, first : first + n].
+ * Scales are empty for float32 queries; with them, queries are int8. */
+static PyObject *scores(PyObject *module, PyObject *args) {
+    enum { QUERIES, SCALES, KEYS, OUT, BUFFERS };
+    int index;
+    Py_ssize_t m, first, n = -1;
+    PyObject *capsule;
+    Py_buffer b[BUFFERS];
+    void *memory = NULL;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOny*y*y*w*n:trellis_scores", &index, &capsule, &m, &b[QUERIES],
+                          &b[SCALES], &b[KEYS], &b[OUT], &first))
+        return NULL;
+    const tq_kernel *kernel = tq_kernel_at(index);
+    const tq_trellis *layout = kernel ? PyCapsule_GetPointer(capsule, CAPSULE) : NULL;
+    const int int8 = b[SCALES].len > 0;
+    const Py_ssize_t width = int8 ? 1 : (Py_ssize_t)sizeof(float);
+    const Py_ssize_t dim = m > 0 ? b[QUERIES].len / width / m : 0;
+    if (layout) n = keys_of(layout, m, dim, &b[KEYS], &b[OUT], first);
+    if (n >= 0 && (b[QUERIES].len != m * dim * width ||
+                   (int8 && b[SCALES].len != m * (Py_ssize_t)sizeof(float))))
+        n = fail("queries or scales of another length");
+    for (int i = 0; i < OUT && n >= 0; i++)
+        if (tq_check_apart(&b[i], &b[OUT]) < 0) n = -1;
+    if (n >= 0) {
+        const tq_trellis_ops *ops = tq_trellis_of(kernel);
+        memory = malloc(ops->scratch((size_t)dim) + 63);
+        if (!memory) PyErr_NoMemory();
+    }
+    if (memory) {
+        const tq_queries queries = {
+            .m = (size_t)m,
+            .values = int8 ? NULL : b[QUERIES].buf,
+            .values8 = b[QUERIES].buf,
+            .scales = b[SCALES].buf,
+        };
+        void *scratch = (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+        const size_t stride = (size_t)b[OUT].len / sizeof(float) / (size_t)m;
+        PyThreadState *state = b[KEYS].len > TQ_GIL_BYTES ? PyEval_SaveThread() : NULL;
+        tq_trellis_of(kernel)->scores(b[KEYS].buf, (size_t)n, (size_t)dim, &queries,
+                                      (float *)b[OUT].buf + first, stride, layout, scratch);
+        if (state) PyEval_RestoreThread(state);
+    }
+    for (int i = 0; i < BUFFERS; i++) PyBuffer_Release(&b[i]);
+    free(memory);
+    return memory ? Py_NewRef(Py_None) : NULL;
+}
+
 PyMethodDef tq_trellis_methods[] = {
     {"trellis_layout", make_layout, METH_VARARGS, "trellis_layout(bits, group, table, floats)"},
     {"trellis_encode", encode, METH_VARARGS,
      "trellis_encode(kernel, layout, weighting, x, type, blocks)"},
     {"trellis_decode", decode, METH_VARARGS,
      "trellis_decode(kernel, layout, blocks, type, out, rotated)"},
+    {"trellis_scores", scores, METH_VARARGS,
+     "trellis_scores(kernel, layout, m, queries, scales, keys, out, first)"},
     {"weighted_encode", encode_turbo, METH_VARARGS,
      "weighted_encode(kernel, layout, weighting, x, type, blocks)"},
     {NULL, NULL, 0, NULL},
