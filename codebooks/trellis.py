@@ -121,7 +121,8 @@ def main() -> int:
     clash = 0
     for bits in map(int, sys.argv[1:] or WINDOWS):
         values, provenance = best(bits)
-        rounded = np.clip(np.rint(values / TRELLIS_UNIT), -127, 127) * float(TRELLIS_UNIT)
+        entries = np.clip(np.rint(values / TRELLIS_UNIT), -127, 127).astype(int)
+        rounded = entries * float(TRELLIS_UNIT)
         name = f"trellis-{bits}bit"
         table = TrellisTable(name, bits, WINDOWS[bits], tuple(map(float, rounded)), provenance)
         path, text = HERE / f"{name}.json", table.dumps()

@@ -75,7 +75,10 @@ def codec(
         return turbo.TurboCodec(name, codebook)
     for names, make in _FAMILIES:
         if name in names:
-            return make(name)
+            made = make(name)
+            if isinstance(made, tcq.TcqCodec):
+                made.require_table()
+            return made
     rotated = _ROTATED.fullmatch(name)
     if rotated and rotated["base"] in ggml.QTYPES:
         base = ggml.GgmlCodec(rotated["base"])
@@ -88,6 +91,11 @@ def codec(
         f"unknown cache type {name!r}; known: {', '.join(codec_ids())}; "
         f"{', '.join(ggml.QTYPES)} also with +rot"
     )
+
+
+def describe(name: str) -> Codec:
+    """A codec for its sizes alone: one that needs a table comes without."""
+    return tcq.TcqCodec(name) if name in tcq.SPECS else codec(name)
 
 
 def from_config(config: Mapping[str, Any], where: str) -> Codec:
@@ -108,4 +116,4 @@ def _table(record: Mapping[str, Any], where: str) -> Codebook:
     return table_from(record)
 
 
-__all__ = ["Codec", "Domain", "VectorError", "codec", "codec_ids", "from_config"]
+__all__ = ["Codec", "Domain", "VectorError", "codec", "codec_ids", "describe", "from_config"]

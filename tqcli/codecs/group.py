@@ -12,14 +12,18 @@ from tqcli.codecs.base import Blocks, Codec, Floats, VectorError, first_nonfinit
 from tqcli.kernels.layout import Layout
 from tqcli.kernels.weighting import weigh
 
+FP16_MAX = 65504.0
+
 
 class GroupCodec(Codec):
     """A codec whose bytes :mod:`tqcli.kernels` writes and reads by a layout."""
 
     takes_weights = True
 
-    def __init__(self, name: str, layout: Layout) -> None:
+    def __init__(self, name: str, layout: Layout, largest: float) -> None:
+        """Take over a layout; vectors up to a norm of about `largest` fit its fp16."""
         self.id = name
+        self.largest = largest
         self.layout = layout
         self.values_per_block = layout.block
         self.block_bytes = layout.block_bytes
@@ -61,7 +65,7 @@ class GroupCodec(Codec):
             vector,
             None,
             f"norm {length:.6g} does not fit the fp16 of a {self.id} block; "
-            "65504 is the largest, scale the tensor or keep it in another format",
+            f"{self.largest:.6g} is the largest, scale the tensor or keep it in another format",
         )
 
     def _decode(self, flat: Blocks, rotated: bool, dtype: np.dtype[Any]) -> Floats:

@@ -48,13 +48,11 @@ class TcqCodec(Codec):
     Parameters
     ----------
     name : str
-    table : TrellisTable
-        Values of a unit vector of 128.
+    table : TrellisTable, optional
+        Values of a unit vector of 128. Without one the codec knows its sizes and nothing else.
 
     Raises
     ------
-    UsageError
-        Without a table.
     InputError
         If the table is for other bits or windows.
     """
@@ -63,12 +61,7 @@ class TcqCodec(Codec):
 
     def __init__(self, name: str, table: TrellisTable | None = None) -> None:
         spec = SPECS[name]
-        if table is None:
-            raise UsageError(
-                f"{name}: needs --codebook FILE, the table of {2**spec.window} float32 that the "
-                "engine used; several are in circulation"
-            )
-        if (table.bits, table.window) != (spec.bits, spec.window):
+        if table is not None and (table.bits, table.window) != (spec.bits, spec.window):
             raise InputError(
                 f"{name}: table {table.id} has {table.bits} bits and windows of {table.window}; "
                 f"{name} takes {spec.bits} and {spec.window}"
@@ -76,9 +69,19 @@ class TcqCodec(Codec):
         self.id, self.spec, self.table = name, spec, table
         self.block_bytes = spec.block_bytes
 
+    def require_table(self) -> TrellisTable:
+        """The table; a UsageError where there is none."""
+        if self.table is None:
+            raise UsageError(
+                f"{self.id}: needs --codebook FILE, the table of {2**self.spec.window} float32 "
+                "that the engine used; several are in circulation"
+            )
+        return self.table
+
     def config(self) -> dict[str, Any]:
         """The id and the table."""
-        return {"id": self.id, "codebook": {"id": self.table.id} | self.table.table()}
+        table = self.require_table()
+        return {"id": self.id, "codebook": {"id": table.id} | table.table()}
 
     def _encode(self, flat: Floats) -> Blocks:
         require_finite(flat)
@@ -95,7 +98,7 @@ class TcqCodec(Codec):
         return blocks.reshape(len(flat), -1)
 
     def _encode_groups(self, groups: NDArray[np.float32]) -> Blocks:
-        bits, values = self.spec.bits, self.table.array()
+        bits, values = self.spec.bits, self.require_table().array()
         with np.errstate(all="ignore"):
             length = np.sqrt(np.square(groups.T.astype(np.float64)).sum(axis=0))
             inverse = np.where(length > TINY, 1 / length, 0).astype(np.float32)
@@ -119,7 +122,9 @@ class TcqCodec(Codec):
         if bad.any():
             vector = int(np.argmax(bad)) * len(flat) // len(blocks)
             raise VectorError(vector, None, f"stored norm is not a length; no {self.id} block")
-        values = self.table.array()[self._windows(blocks)] * norms.astype(np.float32)[:, None]
+        values = (
+            self.require_table().array()[self._windows(blocks)] * norms.astype(np.float32)[:, None]
+        )
         if not rotated:
             values = rotation.unrotate(values)
         return values.reshape(len(flat), -1).astype(dtype)

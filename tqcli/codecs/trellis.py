@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tqcli.codebook import stock_trellis
-from tqcli.codecs.group import GroupCodec
+from tqcli.codecs.group import FP16_MAX, GroupCodec
 from tqcli.kernels.layout import TRELLIS_UNIT, TrellisLayout
 
 
@@ -40,4 +40,5 @@ class TrellisCodec(GroupCodec):
     def __init__(self, name: str) -> None:
         spec = SPECS[name]
         entries = np.rint(stock_trellis(spec.bits).array() / TRELLIS_UNIT).astype(np.int8)
-        super().__init__(name, TrellisLayout(spec.bits, spec.group, entries))
+        layout = TrellisLayout(spec.bits, spec.group, entries)
+        super().__init__(name, layout, FP16_MAX * spec.group**0.5)

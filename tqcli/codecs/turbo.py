@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqcli.codebook import Codebook, stock
-from tqcli.codecs.group import GroupCodec
+from tqcli.codecs.group import FP16_MAX, GroupCodec
 from tqcli.errors import InputError
 from tqcli.kernels.layout import TurboLayout
 
@@ -60,7 +60,7 @@ class TurboCodec(GroupCodec):
             spec.corrected,
             *self.codebook.for_group(spec.group),
         )
-        super().__init__(name, layout)
+        super().__init__(name, layout, FP16_MAX)
 
     def config(self) -> dict[str, Any]:
         """The id, and the table unless it is the stock one."""

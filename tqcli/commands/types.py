@@ -13,14 +13,14 @@ def types(
 
     Example: tq types --format md
     """
-    from tqcli.codecs import codec, codec_ids
+    from tqcli.codecs import codec_ids, describe
     from tqcli.errors import InputError
     from tqcli.report.result import Column, Report
 
     dims = (64, 80, 128, 256)
     rows = []
     for name in codec_ids():
-        made = codec(name)
+        made = describe(name)
         row: dict[str, object] = {
             "type": name,
             "values_per_block": made.values_per_block,
@@ -42,7 +42,10 @@ def types(
             *(Column(f"bits_{dim}", f"bits at {dim}", ".4g") for dim in dims),
         ),
         rows,
-        notes=["q8_0 q4_0 q4_1 q5_0 q5_1 iq4_nl also with +rot, llama.cpp's Hadamard in front"],
+        notes=[
+            "q8_0 q4_0 q4_1 q5_0 q5_1 iq4_nl also with +rot, llama.cpp's Hadamard in front",
+            "turbo3_tcq turbo2_tcq need a table: --codebook FILE",
+        ],
         command=common.command_line(),
     )
     common.emit(report, format, json=json)

@@ -147,10 +147,14 @@ def decode(
 
 def windows(blocks: NDArray[np.uint8], layout: TrellisLayout) -> NDArray[np.uint8]:
     """Index into the table of every value, shape ``(n, group)``."""
-    stream = np.unpackbits(blocks[:, layout.header :], axis=1, bitorder="little")
-    before = np.zeros((len(blocks), layout.window - layout.bits), np.uint8)
-    stream = np.concatenate([before, stream], axis=1)
-    return read_windows(stream, layout.bits, layout.window).astype(np.uint8)
+    out = np.empty((len(blocks), layout.group), np.uint8)
+    before = np.zeros((_CHUNK, layout.window - layout.bits), np.uint8)
+    for at in range(0, len(blocks), _CHUNK):
+        codes = blocks[at : at + _CHUNK, layout.header :]
+        stream = np.unpackbits(codes, axis=1, bitorder="little")
+        stream = np.concatenate([before[: len(codes)], stream], axis=1)
+        out[at : at + _CHUNK] = read_windows(stream, layout.bits, layout.window)
+    return out
 
 
 def read_windows(stream: NDArray[np.uint8], bits: int, window: int) -> NDArray[np.uint16]:
