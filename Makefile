@@ -11,7 +11,8 @@ OUT := build/demo
 
 SOURCES := pyproject.toml $(shell find tqcli codebooks -name '*.py' -o -name '*.json' -o -name '*.[ch]' -o -name CMakeLists.txt)
 
-.PHONY: demo test test-model test-numpy test-neon test-memory asan wheel lint types docs clean
+.PHONY: demo test test-model test-llamacpp test-numpy test-neon test-memory asan dist lint types docs clean
+.PHONY: test-blas test-oldest
 .PHONY: fuzz-kernels fuzz-sources fuzz-containers
 
 # Installed, not editable: what is tested is what users get.
@@ -51,6 +52,15 @@ $(VENV)/.model: $(VENV)/.dev
 test-model: $(VENV)/.model
 	HF_HUB_OFFLINE=1 $(BIN)/python -P -m pytest tests/model
 
+# Real engines, fetched once into a folder: node-llama-cpp of a fixed version (Linux on x86-64, node
+# and npm), and the newest llama-server that Debian packages, where apt can fetch it. Remove the
+# folder to fetch again. Without Debian's, its tests are skipped, and the last lines say so.
+ENGINES := build/engines
+test-llamacpp: $(VENV)/.model
+	$(BIN)/python tests/llamacpp_engine/fetch.py node $(ENGINES)
+	-$(BIN)/python tests/llamacpp_engine/fetch.py debian $(ENGINES)
+	TQ_ENGINES=$(ENGINES) $(BIN)/python -P -m pytest -q -rs tests/llamacpp_engine
+
 # Needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user (Debian's names).
 test-neon: $(VENV)/.dev
 	PYTHON=$(BIN)/python tests/neon/run.sh
@@ -60,19 +70,21 @@ asan: $(VENV)/.dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON=$(BIN)/python tests/kernels/sanitize.sh
 
 fuzz-containers: $(VENV)/.dev
-	$(BIN)/python -P tests/fuzz/fuzz_containers.py --minutes 10
+	$(BIN)/python tests/fuzz/fuzz_containers.py --minutes 10
 
-# A wheel for every CPython from 3.11 on, audited, and tested away from the checkout.
-WHEEL := build/wheel
-wheel: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet build abi3audit
-	rm -rf dist $(WHEEL) && mkdir -p $(WHEEL)
-	$(BIN)/python -m build --wheel --outdir dist -C cmake.define.TQ_NATIVE=ON
+# The source distribution, and from it a wheel for every CPython from 3.11 on: checked, audited, and
+# tested with nothing but what the source distribution holds.
+DIST := build/dist
+dist: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet build twine abi3audit
+	rm -rf dist $(DIST) && mkdir -p $(DIST)
+	$(BIN)/python -m build --outdir dist -C cmake.define.TQ_NATIVE=ON
+	$(BIN)/twine check --strict dist/*
 	$(BIN)/abi3audit --strict --verbose dist/*.whl
-	$(PYTHON) -m venv $(WHEEL)/venv
-	$(WHEEL)/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
-	cp -r tests fixtures docs codebooks benchmarks *.md Makefile pyproject.toml $(WHEEL)
-	cd $(WHEEL) && TQ_REQUIRE_NATIVE=1 venv/bin/python -P -m pytest
+	tar -xzf dist/*.tar.gz -C $(DIST) --strip-components 1
+	$(PYTHON) -m venv $(DIST)/venv
+	$(DIST)/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	cd $(DIST) && TQ_REQUIRE_NATIVE=1 venv/bin/python -P -m pytest -q
 
 # The same suite on NumPy alone, as on a machine without a compiler.
 PLAIN := build/plain
@@ -82,7 +94,20 @@ test-numpy:
 	$(PLAIN)/bin/python -m pip install --quiet '.[test]' -C cmake.define.TQ_NATIVE=OFF
 	$(PLAIN)/bin/python -P -m pytest -q
 
-# Peak memory of quantizing 2 GiB: at most 600 MiB.
+# What multiplies matrices, in every order in which OpenBLAS may add.
+test-blas: $(VENV)/.dev
+	$(BIN)/python -P .ci/blas.py
+
+# The suite on the lowest versions that pyproject.toml allows; PYTHON should be the lowest as well.
+OLDEST := build/oldest
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python .ci/oldest.py test > $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --only-binary=:all: -r $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps .
+	TQ_REQUIRE_NATIVE=1 $(OLDEST)/bin/python -P -m pytest -q
+
+# Peak memory of quantizing 2 GiB: at most 200 MiB.
 test-memory: $(VENV)/.dev
 	$(BIN)/python -P benchmarks/memory.py
 
@@ -97,6 +122,7 @@ fuzz-sources: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find tqcli tests -name '*.[ch]')
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

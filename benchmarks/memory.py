@@ -1,6 +1,6 @@
 """Peak memory of ``tq quantize`` on a dump of any size; exit 1 above a limit.
 
-    python benchmarks/memory.py                         # 2 GiB, at most 600 MiB
+    python benchmarks/memory.py                         # 2 GiB, at most 200 MiB
     python benchmarks/memory.py --gib 0.25 --layers 1 --limit 150
 
 The dump is sparse zeros, so that it costs no disk: what a piece holds does not change what it
@@ -53,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gib", type=float, default=2.0, help="size of the dump")
     parser.add_argument("--layers", type=int, default=32, help="layers it is cut into")
-    parser.add_argument("--limit", type=float, default=600.0, help="MiB that are allowed")
+    parser.add_argument("--limit", type=float, default=200.0, help="MiB that are allowed")
     parser.add_argument("--type", default="turbo3", help="cache type of K and V")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -38,6 +38,26 @@ def write_dump(path: str, size: int, layers: int = LAYERS) -> None:
             writer.write(name, heads(index))
 
 
+def write_queries(
+    path: str,
+    layers: int = 28,
+    tokens: int = 1231,
+    heads: int = 2,
+    query_heads: int = 12,
+    head_dim: int = 128,
+) -> None:
+    """Write a dump with queries; the shape is that of Qwen2.5-1.5B unless another is given."""
+    shapes = dict.fromkeys("kv", (1, heads, tokens, head_dim))
+    shapes["q"] = (1, query_heads, tokens, head_dim)
+    names = [f"layers.{layer}.{side}" for layer in range(layers) for side in shapes]
+    specs = [(name, np.dtype(np.float16), shapes[name[-1]]) for name in names]
+    random = np.random.default_rng(SEED)
+    record = dump_record({"kind": "synthetic", "seed": SEED}, "original", "benchmark")
+    with ContainerWriter(path, specs, record, force=True) as writer:
+        for name, dtype, shape in specs:
+            writer.write(name, [random.standard_normal(shape, np.float32).astype(dtype)])
+
+
 def main() -> None:
     """Parse and write."""
     parser = argparse.ArgumentParser(description=__doc__)

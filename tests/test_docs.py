@@ -14,14 +14,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 import tqcli
 from tqcli.cli import app
+from tqcli.report.figures import ROWS
 
 ROOT: Any = get_command(app)
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/format.md", "docs/python.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/format.md",
+    "docs/measures.md",
+    "docs/python.md",
+    "docs/stored-caches.md",
+)
 
 
 def script(path: Path) -> ModuleType:
@@ -45,10 +55,11 @@ def parse(line: str) -> str:
     return words[1]
 
 
-def test_command_reference(root: Path) -> None:
-    """docs/cli.md is what docs/generate.py writes: edit the help texts and run `make docs`."""
-    written = (root / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert written == script(root / "docs" / "generate.py").render()
+@pytest.mark.parametrize("page", ["cli.md", "figures.md"])
+def test_generated_pages(page: str, root: Path) -> None:
+    """They are what docs/generate.py writes: edit the help texts or figures, run `make docs`."""
+    written = (root / "docs" / page).read_text(encoding="utf-8")
+    assert written == script(root / "docs" / "generate.py").PAGES[page]()
 
 
 @pytest.mark.parametrize("name", ROOT.commands)
@@ -128,12 +139,43 @@ def test_links_lead_somewhere(page: str, root: Path) -> None:
         assert ((root / page).parent / target).exists(), target
 
 
-def test_readme_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table on the first page is what the command prints today."""
+def test_readme_table(root: Path) -> None:
+    """The table on the first page is drawn from the stored report, to the letter."""
     module = script(root / "docs" / "readme_table.py")
-    text = (root / "README.md").read_text(encoding="utf-8")
-    monkeypatch.chdir(root)
-    assert module.fresh(text) == text
+    text, stored = (root / "README.md").read_text(encoding="utf-8"), module.read()
+    assert set(module.commands(text)) == set(stored)
+    assert module.page(text, stored) == text
+
+
+def test_readme_report(root: Path) -> None:
+    """What the command finds today is the stored report, up to the order in which BLAS adds."""
+    module = script(root / "docs" / "readme_table.py")
+    stored = module.read()
+    assert (
+        module.differences(stored, {command: module.measure(command) for command in stored}) == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "found", "same"),
+    [
+        (0.5, 0.5 + 4e-5, True),
+        (0.5, 0.5 + 4e-4, False),
+        (0.0, 1e-9, False),
+        (3, 3, True),
+        (3, 3.0, False),
+        (None, 0.0, False),
+        ("fine", "degraded", False),
+        ([0.5], [0.5, 0.5], False),
+        ({"top1": 0.5}, {"top1": 0.5005}, True),
+        ({"top1": 0.5}, {"top1": 0.505}, False),
+        ({"nmse": 0.5}, {"mse": 0.5}, False),
+    ],
+)
+def test_reports_are_compared_as_numbers(root: Path, stored: Any, found: Any, same: bool) -> None:
+    """As numbers, within what rounding can do, and in nothing else."""
+    module = script(root / "docs" / "readme_table.py")
+    assert (module.differences(stored, found) == []) == same
 
 
 def test_python_page(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +222,20 @@ def test_public_names(name: str) -> None:
     assert name in (tqcli.__doc__ or "") or name == "CacheType"
 
 
+def test_evaluate_lists_its_keys() -> None:
+    """The docstring of the public function names what it returns, and nothing that it does not."""
+    x = np.ones((1, 4, 8), np.float32)
+    returns = (tqcli.evaluate.__doc__ or "").split("Returns\n")[1].split("Raises\n")[0]
+    named = set(re.findall(r"``([a-z_0-9]+)``", returns))
+    assert named == set(tqcli.evaluate(x, x))
+    assert named <= set(ROWS)
+
+
+def test_completion_shows_public_names() -> None:
+    """What a notebook offers behind `tqcli.` are the documented names, not our imports."""
+    assert dir(tqcli) == sorted(tqcli.__all__)
+
+
 def test_public_names_come_late() -> None:
     """`import tqcli` alone loads no NumPy; an unknown name is an AttributeError."""
     assert "numpy" in sys.modules  # loaded by the tests, not by what follows
@@ -188,7 +244,7 @@ def test_public_names_come_late() -> None:
     assert set(tqcli._HOME) == set(tqcli.__all__)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/cli.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/cli.md", "docs/figures.md"])
 def test_pages_speak_of_the_project_alone(page: str, root: Path) -> None:
     """No machine, no folder of an author, no trace of how a page was made."""
     text = (root / page).read_text(encoding="utf-8")

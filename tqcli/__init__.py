@@ -4,7 +4,7 @@ What the command ``tq`` does, these names do with NumPy arrays and no files::
 
     codec, codec_ids         a format by id: encode, decode, codes, bits_per_value
     fit_codebook             Lloyd-Max codebook of arrays
-    evaluate                 what decoding did to the vectors, and to K as softmax sees it
+    evaluate                 what decoding did to the vectors, and to K without its mean
     open_dump, open_packed   containers on disk
     quantize, unpack         dump -> packed cache -> dump
 """
@@ -50,6 +50,11 @@ __all__ = [
     "quantize",
     "unpack",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -37,3 +37,9 @@ def input_error(where: str | os.PathLike[str], came: str, legal: str, todo: str 
     """Build the house's one-line message: where, what came, what is legal, what to do."""
     tail = f"; {todo}" if todo else ""
     return InputError(f"{os.fspath(where)}: {came}; {legal}{tail}")
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """A value from a foreign file for an error message: on one line and not endless."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

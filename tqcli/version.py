@@ -1,8 +1,3 @@
-"""The installed version."""
+"""The version; pyproject.toml reads it from here."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("tqcli")
-except PackageNotFoundError:  # a source tree on the path, never installed
-    __version__ = "0+unknown"
+__version__ = "0.1.0"

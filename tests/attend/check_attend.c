@@ -62,8 +62,8 @@ static void check_packed(const tq_packed *x, size_t m, void *scratch) {
                 for (size_t d = 0; d < x->dim; d++) {
                     const double k = value(x, x->bytes + i * x->vector_bytes, d,
                                            int8 ? whole : x->centroids);
-                    const double query =
-                        int8 ? (double)q8[j * x->dim + d] * scales[j] : q[j * x->dim + d];
+                    const double query = int8 ? (double)q8[j * x->dim + d] * scales[j]
+                                              : q[j * x->dim + d];
                     exact += k * query;
                     qq += query * query;
                     kk += k * k;
@@ -131,8 +131,8 @@ static void check_layout(int bits, int group, int block, int header, size_t dim,
         memcpy(blocks + i, &norm, 2);
     }
     for (int i = 0; i < 16; i++) centroids[i] = real();
-    const tq_packed x = {blocks, n, dim, dim / (size_t)block * block_bytes, bits, block, header,
-                         centroids};
+    const tq_packed x = {blocks, n,     dim,    dim / (size_t)block * block_bytes,
+                         bits,   block, header, centroids};
     (void)group;
     check_packed(&x, m, scratch);
     free(memory);

@@ -5,7 +5,7 @@ import pytest
 
 from tqcli.metrics import attention
 from tqcli.metrics.attention import Scoring, attend
-from tqcli.metrics.attention_parts import Keys
+from tqcli.metrics.attention_keys import Error, Keys
 from tqcli.metrics.causal import Span
 
 NAMES = (
@@ -22,10 +22,13 @@ NAMES = (
 
 def measure(q, k, k_new, v, v_new, scale, window=None, softcap=None, sinks=4):
     """Measures of one KV head and one sequence."""
-    keys = Keys.of(k, k_new, v, v_new, shift=softcap is None)
-    tokens = k.shape[0]
+    shift, tokens = softcap is None, k.shape[0]
+    keys = Keys.of(k, v, shift=shift)
+    error = Error.of(k, k_new, v, v_new, sinks=sinks, shift=shift)
     scoring = Scoring(scale, softcap, sinks)
-    return attend(q, keys, Span(0, tokens, window), np.arange(tokens), scoring, 0).measures()
+    span, positions = Span(0, tokens, window), np.arange(tokens)
+    (stats,) = attend(q, keys, [error], span, positions, scoring, 0)
+    return stats.measures()
 
 
 def test_two_tokens_by_hand():
@@ -131,9 +134,10 @@ def test_projection_is_the_gram_energy(gaussian):
     """Behind W_o the energy of an error e is e @ gram @ e."""
     k, v, q = gaussian(20, 8, seed=3), gaussian(20, 8, seed=4), gaussian(1, 20, 8, seed=5)
     v_new, root = v + 0.1 * gaussian(20, 8, seed=6), gaussian(8, 8, seed=8).astype(np.float64)
-    keys = Keys.of(k, k, v, v_new, project=root)
+    keys, error = Keys.of(k, v, project=root), Error.of(k, k, v, v_new, sinks=4, project=root)
     span, scoring = Span(0, 20), Scoring(0.3)
-    found = attend(q, keys, span, np.arange(20), scoring, 0).measures()["output_error_v"]
+    (stats,) = attend(q, keys, [error], span, np.arange(20), scoring, 0)
+    found = stats.measures()["output_error_v"]
     gram, error, signal = root @ root.T, 0.0, 0.0
     for at in range(20):
         scores = 0.3 * k[: at + 1] @ q[0, at]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tqcli.metrics.attention import Scoring, attend
-from tqcli.metrics.attention_parts import Keys
+from tqcli.metrics.attention_keys import Error, Keys
 from tqcli.metrics.attention_stats import FIELDS, MEASURES, AttentionStats, merged
 from tqcli.metrics.causal import Span
 
@@ -13,16 +13,18 @@ SPAN, SCORING = Span(0, 48), Scoring(0.125)
 
 @pytest.fixture
 def case(gaussian):
-    """Queries and keys of one KV head."""
+    """Queries, keys and an error of one KV head."""
     k, v = gaussian(48, 64, seed=3), gaussian(48, 64, seed=4)
-    keys = Keys.of(k, k + 0.2 * gaussian(48, 64, seed=5), v, v + 0.1 * gaussian(48, 64, seed=6))
-    return gaussian(3, 48, 64, seed=8), keys
+    k_new, v_new = k + 0.2 * gaussian(48, 64, seed=5), v + 0.1 * gaussian(48, 64, seed=6)
+    error = Error.of(k, k_new, v, v_new, sinks=SCORING.sinks)
+    return gaussian(3, 48, 64, seed=8), Keys.of(k, v), error
 
 
 def part(case, positions, key=0):
     """Stats of some positions."""
-    q, keys = case
-    return attend(q[:, positions], keys, SPAN, positions, SCORING, key)
+    q, keys, error = case
+    (stats,) = attend(q[:, positions], keys, [error], SPAN, positions, SCORING, key)
+    return stats
 
 
 def same(a, b):

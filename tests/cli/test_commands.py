@@ -59,9 +59,10 @@ def test_evaluate_packed_and_types(tq: Run, kv: Path, packed: Path) -> None:
 def test_evaluate_says_what_cosine_hides(tq: Run, kv: Path) -> None:
     """The table and a sentence make layer 0 plain to someone who does not know why."""
     result = tq("evaluate", kv)
-    assert "K DESTROYED: error 17.8" in result.out
-    assert "layers.0.k: cosine 0.98" in result.out
-    assert "looks fine and is not" in result.out
+    assert "cosine hides it: the keys of layer 0 share an offset 57.3 times" in result.out
+    assert "the error is 17.8 times the signal (centred nmse), though the cosine is 0.986" in (
+        result.out
+    )
 
 
 def test_per_head(tq: Run, kv: Path) -> None:
@@ -137,7 +138,7 @@ def test_saved_reports_side_by_side(tq: Run, kv: Path, tmp_path: Path) -> None:
     assert [r["name"].split(":")[0] for r in both["rows"]] == ["a", "a", "b", "b"]
     for name in ("side", "cosine_mean", "cosine_p1", "nmse", "bits_per_value", "centred_nmse"):
         assert [r[name] for r in both["rows"]] == [r[name] for r in live["rows"]]
-    assert both["inputs"][0]["sha256"] == live["inputs"][0]["sha256"]
+    assert both["inputs"][0]["fingerprint"] == live["inputs"][0]["fingerprint"]
 
 
 def test_reports_of_other_dumps(tq: Run, kv: Path, smollm: Path, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_compare_shows_the_old_table(tq: Run, kv: Path) -> None:
     """The defect of the 4-bit table stands in the table and in a sentence."""
     out = tq("compare", kv, "-t", "turbo4", "-t", "turbo4@2026-03").out
     assert "+113%" in out or "+114%" in out
-    assert "turbo4@2026-03: its table makes" in out
+    assert "turbo4@2026-03: its codebook makes" in out
 
 
 def test_inspect(tq: Run, kv: Path, packed: Path, root: Path, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_verify_finds_one_flipped_bit(tq: Run, packed: Path) -> None:
     assert tq("inspect", packed).code == 0
     result = tq("inspect", packed, "--verify")
     assert (result.code, result.out) == (3, "")
-    assert "sha256" in result.err
+    assert "checksum" in result.err
 
 
 def test_types_lists_every_codec(tq: Run) -> None:

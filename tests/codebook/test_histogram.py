@@ -133,7 +133,7 @@ def test_energy_weighting(gaussian: Make) -> None:
     books = {}
     for weight in ("vector", "energy"):
         histogram = Histogram()
-        add_vectors(histogram, x, FitOptions(bits=1, weight=weight))
+        add_vectors(histogram, x, FitOptions(weight=weight))
         books[weight] = fit(histogram, 1, 128, weight, symmetric=True)
     level = {name: book.centroids[1] * np.sqrt(128) for name, book in books.items()}
     assert level["vector"] == pytest.approx(np.sqrt(2 / np.pi), abs=0.01)

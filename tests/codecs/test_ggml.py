@@ -10,26 +10,37 @@ import pytest
 from scipy.linalg import hadamard
 
 from tqcli.codecs import codec
-from tqcli.codecs.ggml import QTYPES, rotation_size
+from tqcli.codecs.ggml import BLOCK_BYTES, rotation_size
 from tqcli.errors import InputError, UsageError
 
 Make = Callable[..., np.ndarray]
 
 
-@pytest.mark.parametrize("name", [n for n in QTYPES if n != "iq4_nl"])
+def qtype(name: str) -> gguf.GGMLQuantizationType:
+    """A type as the gguf package knows it."""
+    return gguf.GGMLQuantizationType[name.upper()]
+
+
+def test_block_sizes() -> None:
+    """The table here is that of the gguf package, which is imported only when it is needed."""
+    sizes = {n: gguf.GGML_QUANT_SIZES[qtype(n)] for n in BLOCK_BYTES}
+    assert sizes == {name: (32, size) for name, size in BLOCK_BYTES.items()}
+
+
+@pytest.mark.parametrize("name", [n for n in BLOCK_BYTES if n != "iq4_nl"])
 def test_bytes_are_those_of_gguf(name: str, gaussian: Make) -> None:
     """The package that writes model files writes the same blocks."""
     x = gaussian(3, 4, 192)
-    expected = gguf.quants.quantize(x.reshape(12, 192), QTYPES[name])
+    expected = gguf.quants.quantize(x.reshape(12, 192), qtype(name))
     assert codec(name).encode(x).tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("name", QTYPES)
+@pytest.mark.parametrize("name", BLOCK_BYTES)
 def test_decoding_is_that_of_gguf(name: str, gaussian: Make) -> None:
     """And it reads ours to the same floats."""
     made = codec(name)
     blocks = made.encode(gaussian(12, 192))
-    expected = gguf.quants.dequantize(blocks.reshape(12, -1), QTYPES[name])
+    expected = gguf.quants.dequantize(blocks.reshape(12, -1), qtype(name))
     assert made.decode(blocks, 192).tobytes() == np.asarray(expected, np.float32).tobytes()
 
 
@@ -72,7 +83,7 @@ def test_iq4_nl_loses_less_than_q4_0(gaussian: Make) -> None:
     x = gaussian(2000, 128)
     errors = {}
     for name in ("iq4_nl", "q4_0"):
-        decoded = gguf.quants.dequantize(codec(name).encode(x).reshape(2000, -1), QTYPES[name])
+        decoded = gguf.quants.dequantize(codec(name).encode(x).reshape(2000, -1), qtype(name))
         errors[name] = ((decoded - x) ** 2).mean()
     assert 0.004 < errors["iq4_nl"] < 0.9 * errors["q4_0"]
 
@@ -145,7 +156,7 @@ def test_rotation_needs_its_size() -> None:
         codec("f16+rot64")
 
 
-@pytest.mark.parametrize("name", QTYPES)
+@pytest.mark.parametrize("name", BLOCK_BYTES)
 @pytest.mark.parametrize("size", [64, 128])
 def test_rotated_types(name: str, size: int, gaussian: Make) -> None:
     """The base type behind an orthonormal Hadamard: same bytes a value, rotated domain inside."""

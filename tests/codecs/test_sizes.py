@@ -222,7 +222,7 @@ def test_wrong_requests() -> None:
         made.decode(blocks, 128, domain="both")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="float32, float16 and bfloat16"):
         made.decode(blocks, 128, dtype=np.float64)
-    with pytest.raises(UsageError, match=r"unknown cache type 'turbo9'.*known: .*turbo3"):
+    with pytest.raises(UsageError, match=r"unknown cache type 'turbo9'; did you mean turbo\d"):
         codec("turbo9")
     with pytest.raises(UsageError, match="takes no codebook"):
         codec("q8_0", codebook=made.codebook)  # type: ignore[attr-defined]

@@ -10,9 +10,9 @@ that damaged data reach the decoders. The same seed gives the same files.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
+import sys
 import tempfile
 import time
 import warnings
@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
+
+sys.path.append(str(Path(__file__).parents[1] / "hostile"))
+from containers import sealed
 from fuzz_sources import Target, finding, mutate
 
 import tqcli
@@ -107,8 +111,8 @@ def mend_hashes(header: Any, body: bytes) -> None:
         record = json.loads(header["__metadata__"]["tq"])
         for name, tensor in record["tensors"].items():
             start, end = header[name]["data_offsets"]
-            tensor["sha256"] = hashlib.sha256(body[start:end]).hexdigest()
-        header["__metadata__"]["tq"] = json.dumps(record)
+            tensor["digest"] = f"blake3:{blake3(body[start:end]).hexdigest()}"
+        header["__metadata__"]["tq"] = sealed(header, record)
     except (TypeError, KeyError, ValueError, AttributeError, MemoryError):
         return
 
@@ -145,7 +149,7 @@ def containers() -> tuple[list[bytes], list[bytes], list[bytes], list[bytes]]:
                 tqcli.quantize(dump, target, kind, kind, force=True)
                 packed.append(target.read_bytes())
             rows = compare(dump, [(TURBO3, TURBO3)])
-            inputs = [{"path": "d", "sha256": dump.fingerprint()}]
+            inputs = [{"path": "d", "fingerprint": dump.fingerprint()}]
         with open_packed(target) as cache:
             tqcli.unpack(cache, folder / "b.safetensors")
         full = (folder / "b.safetensors").read_bytes()
@@ -158,8 +162,7 @@ def read_dump(path: Path) -> None:
     show(inspect_path(path, verify=True).rows, inspect_path(path).notes)
     with open_dump(path) as dump:
         dump.token_ids()
-        result = evaluate(dump, Candidate(TURBO3, TURBO3))
-        rows = result.rows(per_head=True)
+        rows = evaluate(dump, Candidate(TURBO3, TURBO3), per_head=True).rows()
         render(Report("", "", EVALUATE, rows, explain(rows)), "json")
         fit_codebook([dump], FitOptions(bits=1), "x")
         target = path.with_name("out.safetensors")

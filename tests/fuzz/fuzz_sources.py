@@ -28,8 +28,12 @@ import numpy as np
 
 from tqcli.codecs import codec
 from tqcli.errors import TqError
+from tqcli.pipeline.restore import restore
+from tqcli.sources.llamacpp.accept import checks
 from tqcli.sources.llamacpp.gguf_header import read_header
+from tqcli.sources.llamacpp.parse import read_layout
 from tqcli.sources.llamacpp.source import LlamaCppSource
+from tqcli.sources.llamacpp.wish import Wish
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CONSTANT = 1 << 21  # objects that do not grow with the file
@@ -155,6 +159,32 @@ def read_save_file(path: Path) -> None:
         pass
 
 
+def write_save_file(path: Path) -> None:
+    """Convert the file, and hold it against itself and a good one as a probe.
+
+    Whatever is written must be read again; a refusal must leave nothing.
+    """
+    out = path.with_suffix(".out")
+    good = LlamaCppSource(FIXTURES / "llamacpp" / "q8_0-flash-seq.bin", heads=3, head_dim=64)
+    bent = LlamaCppSource(path, heads=3 if path.stat().st_size > 20000 else 2, head_dim=64)
+    kinds = {"type_k": "q8_0", "type_v": "f16", "engine_version": "4", "flash_attention": True}
+    refused: TqError | None = None
+    for source, options in ((bent, {}), (bent, kinds), (good, {"like": read_layout(path)})):
+        try:
+            restore(source, path, out, Wish(**options, rotation="default"), force=True)
+            save = read_layout(out)
+            for each in (save, read_layout(path)):
+                void(list(checks(each, save, n_ctx=4, n_vocab=100)))
+            out.unlink()
+        except TqError as error:
+            refused = error
+        left = [p.name for p in path.parent.iterdir() if p != path]
+        if left:
+            raise AssertionError(f"{left} was left behind")
+    if refused is not None:
+        raise refused
+
+
 def save_file_headers(data: bytes) -> list[int]:
     """Bytes up to the first rows and the twelve before each later layer, found by their period."""
     first = list(range(min(200, len(data))))
@@ -194,10 +224,12 @@ def all_bytes(data: bytes) -> list[int]:
 
 def targets() -> list[Target]:
     """Everything that is fuzzed; a new reader adds a line."""
+    headers = save_file_headers
     real = [path.read_bytes() for path in sorted((FIXTURES / "llamacpp").glob("*.bin"))]
     return [
-        Target("llama.cpp, built", built_save_files(), read_save_file, save_file_headers),
-        Target("llama.cpp, real", real, read_save_file, save_file_headers),
+        Target("llama.cpp, built", built_save_files(), read_save_file, headers),
+        Target("llama.cpp, real", real, read_save_file, headers),
+        Target("llama.cpp, written", built_save_files() + real[-2:], write_save_file, headers),
         Target("gguf", built_ggufs(), lambda path: void(read_header(path)), all_bytes),
     ]
 

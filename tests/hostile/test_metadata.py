@@ -150,7 +150,7 @@ def test_every_field(
 
 
 @pytest.mark.parametrize(
-    "field", ["codec", "codec id", "head_dim", "dtype", "sha256", "schema", "source"]
+    "field", ["codec", "codec id", "head_dim", "dtype", "digest", "checksum", "schema", "source"]
 )
 def test_required_fields(field: str, folder: Path, packed_bytes: bytes, refused: Refused) -> None:
     """A packed cache without one of these cannot be decoded: nobody guesses what it is."""
@@ -196,7 +196,7 @@ def test_escaped_marks(folder: Path, dump_bytes: bytes, refused: Refused) -> Non
     refused("inspect", "x.safetensors", matching="values, at most", constant=32 << 20)
 
 
-@pytest.mark.parametrize("schema", ["tq.dump/2", "tq.dump/0", "other/1", "", 7, None, ["x"]])
+@pytest.mark.parametrize("schema", ["tq.dump/3", "tq.dump/0", "other/1", "", 7, None, ["x"]])
 def test_unknown_schema(
     schema: Any, folder: Path, dump_bytes: bytes, packed_bytes: bytes, refused: Refused
 ) -> None:
@@ -205,10 +205,10 @@ def test_unknown_schema(
     path = folder / "x.safetensors"
     if schema is not None:  # no schema at all is a plain file of arrays
         path.write_bytes(with_record(dump_bytes, record))
-        line = refused("quantize", "x.safetensors", "-o", "o.safetensors", matching="tq.dump/1")
+        line = refused("quantize", "x.safetensors", "-o", "o.safetensors", matching="tq.dump/2")
         assert repr(schema) in line
     path.write_bytes(with_record(packed_bytes, {**record_of(packed_bytes), "schema": schema}))
-    line = refused("unpack", "x.safetensors", "-o", "o.safetensors", matching="tq.packed/1")
+    line = refused("unpack", "x.safetensors", "-o", "o.safetensors", matching="tq.packed/2")
     assert repr(schema) in line
 
 
@@ -223,7 +223,7 @@ def test_packed_given_as_dump(packed: Path, refused: Refused) -> None:
     refused("quantize", packed.name, "-o", "o.safetensors", matching="tq unpack")
 
 
-def test_wrong_sha256(folder: Path, values: Any, packed_bytes: bytes, refused: Refused) -> None:
+def test_wrong_digest(folder: Path, values: Any, packed_bytes: bytes, refused: Refused) -> None:
     """Data that differ from their promised hash never become a result."""
     record = {
         "schema": "tq.dump/1",
@@ -236,11 +236,21 @@ def test_wrong_sha256(folder: Path, values: Any, packed_bytes: bytes, refused: R
                     "compare x.safetensors", "fit-codebook x.safetensors -o o.json",
                     "inspect x.safetensors --verify"):  # fmt: skip
         # Figures need the accumulators of a piece, and the null model once.
-        refused(*command.split(), matching=r"layers.0.k: sha256 is \w+\.\.\.", constant=64 << 20)
+        refused(
+            *command.split(),
+            matching=r"layers.0.k: checksum is sha256:\w+\.\.\.",
+            constant=64 << 20,
+        )
     damaged = bytearray(packed_bytes)
     damaged[-1] ^= 1
     (folder / "x.safetensors").write_bytes(damaged)
-    refused("unpack", "x.safetensors", "-o", "o.safetensors", matching="layers.0.v.blocks: sha256")
+    refused(
+        "unpack",
+        "x.safetensors",
+        "-o",
+        "o.safetensors",
+        matching="layers.0.v.blocks: checksum is blake3:",
+    )
 
 
 def test_hash_of_no_tensor(folder: Path, dump_bytes: bytes, refused: Refused) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tqcli.kv import atomic
+from tqcli.kv import atomic, tensorfile, writer
 from tqcli.kv.tensorfile import TensorFile
 
 from .conftest import Refused, contents
@@ -163,10 +163,15 @@ def test_full_disk(
     source = packed if command == "unpack" else dump
     (dump.parent / "old.safetensors").write_bytes(b"precious")
 
-    def full(*arguments: Any) -> Full:
-        return Full(open(*arguments), room)
+    def full(*arguments: Any, **options: Any) -> Full:
+        return Full(open(*arguments, **options), room)
+
+    def write_at(file: Any, view: memoryview, offset: int) -> None:
+        file.seek(offset)
+        file.write(view)
 
     monkeypatch.setattr(atomic, "open", full, raising=False)
+    monkeypatch.setattr(writer, "write_at", write_at)
     for target in ("old.safetensors", "new.safetensors"):
         refused(command, source, "-o", target, "--force",
                 matching=rf"{target}: cannot be written \(No space left",
@@ -212,20 +217,10 @@ def test_input_shrinks(
 def test_read_error(dump: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails while it is read is blamed on the input, not on the output."""
 
-    class Failing:
-        def __init__(self, file: Any) -> None:
-            self._file = file
+    def failing(*_: object) -> int:
+        raise OSError(5, "Input/output error")
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._file, name)
-
-        def readinto(self, _: object) -> int:
-            raise OSError(5, "Input/output error")
-
-    from tqcli.kv import tensorfile
-
-    opened = tensorfile._open_regular
-    monkeypatch.setattr(tensorfile, "_open_regular", lambda path: Failing(opened(path)))
+    monkeypatch.setattr(tensorfile, "read_at", failing)
     refused("quantize", dump.name, "-o", "o.safetensors",
             matching=r"d.safetensors: layers.0.k: cannot be read \(Input/output")  # fmt: skip
 
@@ -293,29 +288,61 @@ def test_file_size_limit(dump: Path) -> None:
     assert contents(dump.parent) == before
 
 
-@pytest.mark.parametrize("old", [None, b"precious"])
-def test_interrupt(old: bytes | None, folder: Path) -> None:
-    """Ctrl-C while writing leaves the old file or none, and exit code 130."""
+def writing(folder: Path, ready: str, *extra: str, numbers: set[int]) -> subprocess.Popen[str]:
+    """``tq quantize`` in a process of its own, caught while its temporary file is there."""
     x = np.random.default_rng(3).standard_normal((1, 8, 8192, 128)).astype(np.float16)
     (folder / "d.safetensors").write_bytes(file_of({f"layers.{i}.k": x for i in range(6)}))
-    if old is not None:
-        (folder / "o.safetensors").write_bytes(old)
-    before = contents(folder)
+
+    def defaults() -> None:
+        # A job in a shell's background inherits an ignored SIGINT, and so would the test.
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "tqcli", "quantize", "d.safetensors",
-         "-o", "o.safetensors", "--force"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A job in a shell's background inherits an ignored SIGINT, and so would the test.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+         "-o", "o.safetensors", "--force", *extra],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=defaults,
     )  # fmt: skip
     deadline = time.monotonic() + 50
-    while not list(folder.glob(".o.safetensors.*.tmp")) and time.monotonic() < deadline:
+    while not list(folder.glob(ready)) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
+    return process
+
+
+@pytest.mark.parametrize("old", [None, b"precious"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143),
+                                              (signal.SIGHUP, 129)])  # fmt: skip
+def test_signals(number: int, code: int, old: bytes | None, folder: Path) -> None:
+    """Ctrl-C, kill and a closed terminal leave the old file or none, and the code of shells."""
+    if old is not None:
+        (folder / "o.safetensors").write_bytes(old)
+    process = writing(folder, ".o.safetensors.*.tmp", numbers={number})
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "")
-    assert contents(folder) == before
+    assert (process.returncode, out, err) == (code, "", "")
+    (folder / "d.safetensors").unlink()
+    assert contents(folder) == ({} if old is None else {"o.safetensors": old})
+
+
+def test_ignored_signals_stay_ignored(folder: Path) -> None:
+    """Under nohup a closed terminal ends nothing."""
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited by the process
+    try:
+        process = writing(folder, ".o.safetensors.*.tmp", numbers=set())
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    assert process.returncode == 0
+    assert (folder / "o.safetensors").exists()
+
+
+def test_main_gives_signals_back(tq: Callable[..., Any]) -> None:
+    """A program that calls ``main`` keeps its own handlers."""
+    before = signal.getsignal(signal.SIGTERM)
+    assert tq("--version").code == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_output_is_readable_by_others(dump: Path, tq: Callable[..., Any]) -> None:

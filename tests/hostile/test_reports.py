@@ -89,7 +89,7 @@ def test_reports_of_other_dumps(
 ) -> None:
     """Figures of different tensors are not put side by side without being asked to."""
     (folder / "a.json").write_text(json.dumps(document))
-    document["inputs"][0]["sha256"] = "0" * 64
+    document["inputs"][0]["fingerprint"] = "blake3:" + "0" * 64
     (folder / "b.json").write_text(json.dumps(document))
     refused("compare", "a.json", "b.json", matching="b.json: speaks of .*--force")
     assert tq("compare", "a.json", "b.json", "--force").code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -136,3 +137,12 @@ def test_extension_refuses_layouts() -> None:
             choose.native.layout(*numbers, True, floats)
     with pytest.raises(ValueError, match="floats"):
         choose.native.layout(3, 128, 128, 2, True, floats[:-1])
+
+
+def test_threads_are_bounded(native: str, helpers: Any) -> None:
+    """However many parts a call is cut into, no more threads are kept than there are cores."""
+    x = np.zeros((40_000, 128), np.float32)
+    for threads in range(2, 12):
+        kernels.encode(x, helpers.layout(3), threads=threads)
+    kept = [t for t in threading.enumerate() if t.name.startswith("tq-kernel")]
+    assert 1 <= len(kept) <= max(choose.threads() - 1, 1)

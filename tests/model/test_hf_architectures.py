@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,11 +154,13 @@ def reference(model: Any, tokens: list[int]) -> tuple[Any, list[Any]]:
         if hasattr(layer, "activate_past_recording") and hasattr(layer, "sliding_window"):
             layer.activate_past_recording()  # else a sliding layer drops its first tokens
     model.set_attn_implementation("eager")
+    decoder = model.get_decoder()
+    is_new = "cache" in inspect.signature(decoder.forward).parameters
+    options: dict[str, Any] = {"cache" if is_new else "past_key_values": cache}
     with torch.inference_mode():
-        output = model.get_decoder()(
-            input_ids=torch.tensor([tokens]), past_key_values=cache, use_cache=True,
-            output_attentions=True,
-        )  # fmt: skip
+        output = decoder(
+            input_ids=torch.tensor([tokens]), use_cache=True, output_attentions=True, **options
+        )
     return cache, [a for a in output.attentions if a is not None]
 
 

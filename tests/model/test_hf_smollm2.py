@@ -131,7 +131,7 @@ def test_metadata(whole: Path, text: str) -> None:
         for tensor in dump.tensors:
             heads = HEADS if tensor.side == "q" else KV_HEADS
             assert tensor.shape == (1, heads, TOKENS, DIM)
-            assert tensor.stored.sha256 is not None
+            assert tensor.stored.digest is not None
         for layer in range(LAYERS):
             gram = dump.stored[f"layers.{layer}.o_gram"].read()
             assert gram.shape == (KV_HEADS, DIM, DIM)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tqcli.commands.score import score
-from tqcli.errors import GateError, InputError, UsageError
+from tqcli.errors import InputError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from tqcli.errors import GateError, InputError, UsageError
         ({"types": ["turbo9"]}, "unknown cache type 'turbo9'"),
         ({"types": ["turbo3/turbo3+center"]}, "is for K"),
         ({"types": ["a/b/c"]}, "KTYPE/VTYPE"),
+        ({"types": ["turbo3", "q8_0", "turbo3/turbo3"]}, "'turbo3/turbo3' came twice"),
         ({"types": ["turbo3"], "cache_type_k": "q8_0"}, "not both"),
         ({"layer": ["0=q8_0"]}, "LAYERS:SIDE=TYPE"),
         ({"mode": "sideways"}, "on-the-fly"),
@@ -25,7 +26,10 @@ from tqcli.errors import GateError, InputError, UsageError
         ({"context": 2}, "ctx-size"),
         ({"keep_first": -2}, "keep-first"),
         ({"types": ["turbo3", "turbo2"], "sweep": "layers"}, "one type"),
-        ({"fail_if": ["kl_mean"]}, "not a condition"),
+        ({"fail_if": ["kl_mean"]}, "not a condition; write kl_mean>0.02"),
+        ({"fail_if": ["foo>1"]}, "'foo' is no number in the report of tq score"),
+        ({"format": "xml"}, "--format xml"),
+        ({"columns": "kl,mode"}, "'kl' is no figure in the report of tq score"),
         ({"state": Path("/no/such/folder/state.json")}, "there is no folder"),
         ({"codebook": Path("a.json"), "codebook_k": Path("b.json")}, "serves both sides"),
     ],
@@ -50,13 +54,3 @@ def test_missing_corpus() -> None:
     """The file is named."""
     with pytest.raises(InputError, match=r"no-such\.txt"):
         score("smollm2", file=["no-such.txt"])
-
-
-def test_gates_speak_of_both_sides() -> None:
-    """``kl_mean>0.02`` holds for the type that costs more, never for the canary."""
-    from tqcli.commands.score import _apply, _gate
-
-    rows = [{"name": "turbo3", "kl_mean": 0.01}, {"name": "canary", "kl_mean": 7.0}]
-    _apply([_gate("kl_mean>0.02")], rows)
-    with pytest.raises(GateError, match=r"kl_mean>0\.005: 1 rows, first all\.kv \(turbo3\)"):
-        _apply([_gate("kl_mean>0.005")], rows)

@@ -58,8 +58,9 @@ static int unfence(uint8_t *out, size_t bytes) {
 
 static int complain(const tq_kernel *kernel, const tq_layout *l, enum tq_float type, size_t n,
                     const char *what, long place) {
-    fprintf(stderr, "%s %s: bits %d group %d block %d header %d type %d, %zu vectors: ",
-            kernel->name, what, l->bits, l->group, l->block, l->header, (int)type, n);
+    fprintf(stderr,
+            "%s %s: bits %d group %d block %d header %d type %d, %zu vectors: ", kernel->name, what,
+            l->bits, l->group, l->block, l->header, (int)type, n);
     fprintf(stderr, place < 0 ? "wrote outside\n" : "differs at %ld\n", place);
     return 1;
 }
@@ -123,8 +124,8 @@ static int try_kernel(const tq_kernel *kernel, const test_case *c, size_t n) {
     }
 
     out = fenced(values);
-    kernel->unpack(c->anything + l->header, (size_t)l->block_bytes, n * l->blocks,
-                   (size_t)l->block, l->bits, out);
+    kernel->unpack(c->anything + l->header, (size_t)l->block_bytes, n * l->blocks, (size_t)l->block,
+                   l->bits, out);
     for (size_t i = 0; i < values; i++)
         if (out[i] != c->codes[i]) {
             bad |= complain(kernel, l, c->type, n, "unpack", (long)i);

@@ -176,8 +176,10 @@ def test_pieces_do_not_show(
     expected = Path(pack(smollm, tmp_path / "a.safetensors", "turbo3")).read_bytes()
     real = tensorfile.TensorFile.chunks
 
-    def small(self: object, entry: object, axes: int, _: int, sha256: str | None = None) -> object:
-        return real(self, entry, axes, limit, sha256)  # type: ignore[arg-type]
+    def small(
+        self: object, entry: object, axes: int, _: int, checksum: str | None = None
+    ) -> object:
+        return real(self, entry, axes, limit, checksum)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tensorfile.TensorFile, "chunks", small)
     path = pack(smollm, tmp_path / "b.safetensors", "turbo3")

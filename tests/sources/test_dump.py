@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tqcli import cli
-from tqcli.errors import InputError, TqError, UsageError
+from tqcli.errors import InputError, TqError
 from tqcli.kv.dump import open_dump
 from tqcli.pipeline.dump import write_dump
 from tqcli.sources.arrays.source import ArraysSource
-from tqcli.sources.base import Named, SourceInfo
 
 LAYERS = 4
 
@@ -140,73 +138,6 @@ def test_values_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         result, rows = write_dump(source, tmp_path / "d.safetensors", nonfinite="zero")
     assert [row["zeroed_values"] for row in rows] == [1, 0]
     check(result, {"layers.0.k": np.where(np.isinf(k), 0, k), "layers.0.v": np.ones_like(k)})
-
-
-class Breaking:
-    """A source that fails before its n-th tensor, as an interrupted run does."""
-
-    def __init__(self, inner: ArraysSource, at: int) -> None:
-        self.inner, self.at, self.asked = inner, at, 0
-
-    def describe(self) -> SourceInfo:
-        """What the inner source says."""
-        return self.inner.describe()
-
-    def tensors(self) -> Iterator[Named]:
-        """The inner source's tensors up to the break."""
-        for number, named in enumerate(self.inner.tensors()):
-            if number == self.at:
-                raise KeyboardInterrupt
-            yield named
-
-
-SHARD = 2 * 2 * 5 * 16 * 4  # two tensors
-
-
-@pytest.mark.parametrize("broken_at", range(2 * LAYERS + 1))
-def test_resumed_dump_is_the_same(
-    tmp_path: Path, arrays: dict[str, np.ndarray], broken_at: int
-) -> None:
-    """Whole shards stay and are not written again; the bytes are those of an unbroken run."""
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    with ArraysSource([tmp_path / "kv.npz"]) as source:
-        write_dump(source, whole / "d.safetensors", max_shard_bytes=SHARD)
-        options = {"max_shard_bytes": SHARD, "resume": True}
-        if broken_at < 2 * LAYERS:
-            with pytest.raises(KeyboardInterrupt):
-                write_dump(Breaking(source, broken_at), parts / "d.safetensors", **options)
-        stamps = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
-        # a shard is put in place when the first tensor of the next one comes
-        assert len(stamps) == (max(0, broken_at - 1) // 2 if broken_at < 2 * LAYERS else 0)
-        result, rows = write_dump(source, parts / "d.safetensors", **options)
-    assert len(rows) == 2 * LAYERS
-    check(result, arrays)
-    for path in whole.iterdir():
-        assert (parts / path.name).read_bytes() == path.read_bytes()
-    for name, stamp in stamps.items():
-        assert (parts / name).stat().st_mtime_ns == stamp
-
-
-def test_shard_of_another_dump_is_not_taken(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Damage or a foreign file in a shard's place is an error that names it."""
-    target = tmp_path / "d.safetensors"
-    options = {"max_shard_bytes": SHARD, "resume": True}
-    with ArraysSource([tmp_path / "kv.npz"]) as source:
-        with pytest.raises(KeyboardInterrupt):
-            write_dump(Breaking(source, 5), target, **options)
-        shard = tmp_path / "d-00001-of-00004.safetensors"
-        damaged = bytearray(shard.read_bytes())
-        damaged[-1] ^= 1
-        shard.write_bytes(damaged)
-        with pytest.raises(InputError, match="d-00001-of-00004"):
-            write_dump(source, target, **options)
-        result, _ = write_dump(source, target, force=True, **options)
-        check(result, arrays)
-        with pytest.raises(UsageError, match="exists"):
-            write_dump(source, target, **options)
 
 
 def test_typed_errors_only(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tqcli.codecs import codec
 from tqcli.errors import InputError, UsageError
 from tqcli.rope import Rope, remove_rope
 from tqcli.sources.base import PackedSource, Source, tokens_sha256
-from tqcli.sources.llamacpp.parse import is_save_file
+from tqcli.sources.detect import kind_of
 from tqcli.sources.llamacpp.rows import deinterleave
 from tqcli.sources.llamacpp.source import LlamaCppSource
 
@@ -110,10 +110,11 @@ def test_describe_promises_what_comes():
 
 def test_save_files_are_told_by_their_first_bytes(tmp_path):
     """`tq dump` finds the right reader without a flag, and no error on the way."""
-    assert all(is_save_file(FOLDER / name) for name in LIMITS)
-    assert not is_save_file(FOLDER / "expected.npz")
-    assert not is_save_file(tmp_path)
-    assert not is_save_file(tmp_path / "missing")
+    assert {kind_of([str(FOLDER / name)]) for name in LIMITS} == {"llama.cpp"}
+    assert kind_of([str(FOLDER / "expected.npz")]) == "arrays"
+    assert kind_of([str(tmp_path)]) == "arrays"
+    with pytest.raises(UsageError, match="no such source"):
+        kind_of([str(tmp_path / "missing")])
 
 
 def test_is_a_source():

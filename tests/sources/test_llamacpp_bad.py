@@ -135,8 +135,8 @@ def test_huge_counts_are_refused_at_once(tmp_path):
     save = read_layout(real)
     tokens, streams = 8, 12 + 4 * len(save.tokens)
     first_cell = streams + 8
-    layers = save.streams[0].k_at - 4
-    row_bytes = save.streams[0].k_at + 4
+    first_layer = save.offset(save.streams[0], "k", 0) - ROWS_HEADER
+    layers, row_bytes = first_layer - 4, first_layer + 4
     fields = {
         "tokens": (tokens, struct.pack("<I", 2**32 - 1)),
         "streams": (streams, struct.pack("<I", 2**32 - 1)),

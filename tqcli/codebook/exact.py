@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ TOLERANCE = 1e-14  # largest distance of a level from the mean of its cell; then
 DECIMALS = 12
 _LLOYD_STEPS = 30  # before Newton's method takes over
 _MAX_STEPS = 1000
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+_NODES = 48  # of the Gauss-Legendre rule in each panel
 _END = 13.0  # standard deviations; exp(-13^2 / 2) is 2e-37
 
 
@@ -65,8 +66,16 @@ def _sphere(dim: int) -> _Density:
 def _panels(edges: F64, function: Callable[[F64], F64]) -> F64:
     """Integrals of `function` between neighbouring `edges`, by Gauss-Legendre."""
     centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    u = centre[:, None] + half[:, None] * _NODES
-    return np.asarray((function(u) * _WEIGHTS).sum(axis=1) * half)
+    nodes, weights = _rule()
+    u = centre[:, None] + half[:, None] * nodes
+    return np.asarray((function(u) * weights).sum(axis=1) * half)
+
+
+@cache
+def _rule() -> tuple[F64, F64]:
+    """Nodes and weights, made when first needed: this module is imported with every codec."""
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return nodes, weights
 
 
 def lloyd_max(distribution: Distribution, bits: int, dim: int = 128) -> tuple[Codebook, float]:

@@ -7,14 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from tqcli.codebook.exact import Distribution, lloyd_max
 from tqcli.codebook.table import Codebook
-from tqcli.codebook.trellis import PREFIX
+from tqcli.codebook.trellis import PREFIX, codebooks_folder
 from tqcli.errors import InputError, UsageError
 from tqcli.jsonfile import parse_json, read_json
+from tqcli.words import counted, suggest
 
 SCHEMA = "tq.codebook/1"
 POOLED = "*"
@@ -45,6 +45,11 @@ class CodebookSet:
             raise InputError(f"codebook {self.id}: no tables; at least one is needed")
         if len({(b.bits, b.dim) for b in self.tables.values()}) > 1:
             raise InputError(f"codebook {self.id}: tables differ in bits or dim; they must agree")
+
+    def __repr__(self) -> str:
+        """``<codebook set mine: 4 tables of 3 bits>``."""
+        sizes = counted(len(self.tables), "table"), counted(self.bits, "bit")
+        return f"<codebook set {self.id}: {' of '.join(sizes)}>"
 
     @property
     def bits(self) -> int:
@@ -175,9 +180,38 @@ def _numbers(values: Any, name: str) -> tuple[float, ...]:
 
 def shipped() -> list[str]:
     """Ids of the codebooks that come with tq, trellis tables aside."""
-    folder = resources.files("tqcli.codebooks")
-    names = (f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
+    names = (f.name[:-5] for f in codebooks_folder().iterdir() if f.name.endswith(".json"))
     return sorted(name for name in names if not name.startswith(PREFIX))
+
+
+def _shipped(name: str) -> CodebookSet:
+    return loads((codebooks_folder() / f"{name}.json").read_text(encoding="utf-8"), f"{name}.json")
+
+
+def find_codebook(name: str) -> CodebookSet:
+    """Read a codebook file, or a shipped codebook by its id.
+
+    Raises
+    ------
+    UsageError
+        If there is neither.
+    InputError
+        If the file is no codebook.
+
+    Examples
+    --------
+    >>> find_codebook("gaussian-3bit").bits
+    3
+    """
+    known = shipped()
+    if name in known and not os.path.exists(name):
+        return _shipped(name)
+    if name.endswith(".json") or os.path.exists(name):
+        return read_codebook(name)
+    raise UsageError(
+        f"codebook {name!r}: neither a file nor the id of a shipped codebook"
+        f"{suggest(name, known, 'tq types')}"
+    )
 
 
 @cache
@@ -189,7 +223,6 @@ def stock(name: str) -> Codebook:
     >>> stock("turbo-3bit").centroids[-1]
     0.190207
     """
-    path = resources.files("tqcli.codebooks") / f"{name}.json"
-    if not path.is_file():
-        raise UsageError(f"codebook {name!r}: not shipped; known: {', '.join(shipped())}")
-    return loads(path.read_text(encoding="utf-8"), f"{name}.json").tables[POOLED]
+    if name not in shipped():
+        raise UsageError(f"codebook {name!r}: not shipped{suggest(name, shipped(), 'tq types')}")
+    return _shipped(name).tables[POOLED]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.errors import InputError
+from tqcli.words import counted
 
 MAX_BITS = 8
 # A value of a rotated unit vector reaches 11.3 standard deviations in a group of 128.
@@ -83,6 +84,11 @@ class Codebook:
                     f"{low} and {high}; sort and repair the table"
                 )
         self.for_group(self.dim)  # distinct in float32 too
+
+    def __repr__(self) -> str:
+        """``<codebook turbo-3bit: 3 bits, unit vectors of 128>``."""
+        unit = f"unit vectors of {self.dim}" if self.dim > 1 else "unit variance"
+        return f"<codebook {self.id}: {counted(self.bits, 'bit')}, {unit}>"
 
     @property
     def sha256(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,12 @@ def _parse(document: Any, where: str) -> TrellisTable:
     return trellis_from(document, where)
 
 
+def codebooks_folder() -> Traversable:
+    """Where shipped codebooks lie: in the installed package, or beside it in a source tree."""
+    installed = resources.files("tqcli") / "codebooks"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "codebooks"
+
+
 @cache
 def stock_trellis(bits: int) -> TrellisTable:
     """The shipped table for 2, 3 or 4 bits a value.
@@ -181,7 +188,7 @@ def stock_trellis(bits: int) -> TrellisTable:
     128
     """
     name = f"{PREFIX}{bits}bit.json"
-    path = resources.files("tqcli.codebooks") / name
+    path = codebooks_folder() / name
     if not path.is_file():
         raise UsageError(f"trellis table of {bits} bits: not shipped; 2, 3 and 4 are")
     return _parse(parse_json(path.read_text(encoding="utf-8"), name, "a trellis table"), name)

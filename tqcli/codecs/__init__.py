@@ -13,10 +13,11 @@ from tqcli.codebook import Codebook, TrellisTable, table_from, trellis_from
 from tqcli.codecs import ggml, plain, qjl, tcq, trellis, turbo
 from tqcli.codecs.base import Codec, Domain, VectorError
 from tqcli.errors import InputError, UsageError
+from tqcli.words import suggest
 
 _FAMILIES: tuple[tuple[Mapping[str, Any], Callable[[str], Codec]], ...] = (
     (plain.DTYPES, plain.PlainCodec),
-    (ggml.QTYPES, ggml.GgmlCodec),
+    (ggml.BLOCK_BYTES, ggml.GgmlCodec),
     (turbo.SPECS, turbo.TurboCodec),
     (qjl.SPECS, qjl.QjlCodec),
     (trellis.SPECS, trellis.TrellisCodec),
@@ -28,6 +29,11 @@ _ROTATED = re.compile(r"(?P<base>.+)\+rot(?P<size>[0-9]{1,5})?")
 def codec_ids() -> list[str]:
     """Every id, without the ``+rot`` forms of the ggml types."""
     return [name for names, _ in _FAMILIES for name in names]
+
+
+def codebook_bits() -> list[int]:
+    """Bits a value of the codebooks that some codec takes."""
+    return sorted({spec.bits for spec in turbo.SPECS.values()})
 
 
 def codec(
@@ -53,7 +59,7 @@ def codec(
     Raises
     ------
     UsageError
-        If the id is unknown, which lists the known ones, or takes no such codebook.
+        If the id is unknown, which suggests the nearest one, or takes no such codebook.
 
     Examples
     --------
@@ -70,8 +76,8 @@ def codec(
         if name in tcq.SPECS:
             raise UsageError(f"{name}: takes a trellis table, not codebook {codebook.id}")
         if name not in turbo.SPECS:
-            takes = ", ".join(turbo.SPECS)
-            raise UsageError(f"{name}: takes no codebook; {takes} do")
+            hint = suggest(name, turbo.SPECS, "tq types")
+            raise UsageError(f"{name}: takes no codebook, the turbo types do{hint}")
         return turbo.TurboCodec(name, codebook)
     for names, make in _FAMILIES:
         if name in names:
@@ -80,17 +86,15 @@ def codec(
                 made.require_table()
             return made
     rotated = _ROTATED.fullmatch(name)
-    if rotated and rotated["base"] in ggml.QTYPES:
+    if rotated and rotated["base"] in ggml.BLOCK_BYTES:
         base = ggml.GgmlCodec(rotated["base"])
         if rotated["size"]:
             return ggml.RotatedCodec(base, int(rotated["size"]))
         if side is None or head_dim is None:
             raise UsageError(f"{name}: give the size, as in {name}128, or the side and head_dim")
         return ggml.RotatedCodec(base, ggml.rotation_size(side, head_dim))
-    raise UsageError(
-        f"unknown cache type {name!r}; known: {', '.join(codec_ids())}; "
-        f"{', '.join(ggml.QTYPES)} also with +rot"
-    )
+    known = [*codec_ids(), *(f"{base}+rot" for base in ggml.BLOCK_BYTES)]
+    raise UsageError(f"unknown cache type {name!r}{suggest(name, known, 'tq types')}")
 
 
 def describe(name: str) -> Codec:
@@ -116,4 +120,13 @@ def _table(record: Mapping[str, Any], where: str) -> Codebook:
     return table_from(record)
 
 
-__all__ = ["Codec", "Domain", "VectorError", "codec", "codec_ids", "describe", "from_config"]
+__all__ = [
+    "Codec",
+    "Domain",
+    "VectorError",
+    "codebook_bits",
+    "codec",
+    "codec_ids",
+    "describe",
+    "from_config",
+]

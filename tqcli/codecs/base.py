@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.errors import InputError, UsageError
+from tqcli.words import counted
 
 Domain = Literal["original", "rotated"]
 Blocks = NDArray[np.uint8]
@@ -58,6 +59,11 @@ class Codec(ABC):
     values_per_block: int
     block_bytes: int
     takes_weights = False  # whether codes can be chosen by a weighted error
+
+    def __repr__(self) -> str:
+        """``<codec turbo3: 50 bytes for 128 values>``."""
+        sizes = counted(self.block_bytes, "byte"), counted(self.values_per_block, "value")
+        return f"<codec {self.id}: {' for '.join(sizes)}>"
 
     @property
     def alignment(self) -> int:

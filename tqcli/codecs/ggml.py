@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,14 +11,8 @@ from tqcli import rotation
 from tqcli.codecs.base import Blocks, Codec, Floats, VectorError, require_finite
 from tqcli.errors import InputError
 
-QTYPES: dict[str, gguf.GGMLQuantizationType] = {
-    "q8_0": gguf.GGMLQuantizationType.Q8_0,
-    "q4_0": gguf.GGMLQuantizationType.Q4_0,
-    "q4_1": gguf.GGMLQuantizationType.Q4_1,
-    "q5_0": gguf.GGMLQuantizationType.Q5_0,
-    "q5_1": gguf.GGMLQuantizationType.Q5_1,
-    "iq4_nl": gguf.GGMLQuantizationType.IQ4_NL,
-}
+# Bytes of a block by id, as ggml has them.
+BLOCK_BYTES = {"q8_0": 34, "q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "iq4_nl": 18}
 _WITH_MINIMUM = ("q4_1", "q5_1")  # fp16 scale, fp16 minimum
 _MIN_ROTATION = 64
 
@@ -27,10 +20,11 @@ _MIN_ROTATION = 64
 class GgmlCodec(Codec):
     """One ggml block type; 32 values a block, no padding."""
 
+    values_per_block = 32
+
     def __init__(self, name: str) -> None:
         self.id = name
-        self.qtype = QTYPES[name]
-        self.values_per_block, self.block_bytes = gguf.GGML_QUANT_SIZES[self.qtype]
+        self.block_bytes = BLOCK_BYTES[name]
 
     def padded_dim(self, head_dim: int) -> int:
         """`head_dim` itself: llama.cpp refuses heads that are no multiple of the block."""
@@ -48,7 +42,7 @@ class GgmlCodec(Codec):
             if self.id == "iq4_nl":
                 blocks = _encode_iq4_nl(values.reshape(-1, self.values_per_block))
             else:
-                blocks = gguf.quants.quantize(values, self.qtype)
+                blocks = _gguf("quantize", values, self.id)
         self._check_scales(blocks, flat)
         return np.ascontiguousarray(blocks).reshape(flat.shape[0], -1)
 
@@ -72,7 +66,15 @@ class GgmlCodec(Codec):
         if not finite.all():
             row = int(np.argmin(finite)) * self.block_bytes // flat.shape[1]
             raise VectorError(row, None, f"stored scale is not finite; no {self.id} block")
-        return np.asarray(gguf.quants.dequantize(flat, self.qtype)).astype(dtype)
+        return np.asarray(_gguf("dequantize", flat, self.id)).astype(dtype)
+
+
+def _gguf(what: str, array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Quantize or dequantize with the `gguf` package, which takes long to import."""
+    import gguf
+
+    made: NDArray[Any] = getattr(gguf.quants, what)(array, gguf.GGMLQuantizationType[name.upper()])
+    return made
 
 
 class RotatedCodec(Codec):

@@ -27,6 +27,8 @@ class PlainCodec(Codec):
 
     def _encode(self, flat: Floats) -> Blocks:
         require_finite(flat)
+        if flat.dtype == self.dtype:
+            return flat.copy().view(np.uint8).reshape(flat.shape[0], -1)
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(flat.astype(self.dtype))
         if not (finite := np.isfinite(stored)).all():

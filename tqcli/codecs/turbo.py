@@ -62,6 +62,11 @@ class TurboCodec(GroupCodec):
         )
         super().__init__(name, layout, FP16_MAX)
 
+    def __repr__(self) -> str:
+        """The same, with the codebook unless it is the stock one."""
+        plain = super().__repr__()
+        return plain if self.is_stock else f"{plain[:-1]}, codebook {self.codebook.id}>"
+
     def config(self) -> dict[str, Any]:
         """The id, and the table unless it is the stock one."""
         if self.is_stock:

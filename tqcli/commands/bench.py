@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tqcli.blas import use_one_thread
 from tqcli.commands import common
 from tqcli.errors import UsageError
 
@@ -18,7 +19,12 @@ def bench(
         list[str] | None, typer.Option("--kernel", help="Kernel to measure; default: all usable.")
     ] = None,
     operation: Annotated[
-        list[str] | None, typer.Option("--operation", help="Operation to measure; default: all.")
+        list[str] | None,
+        typer.Option(
+            "--operation",
+            help="Operation to measure: encode, decode, decode rotated, pack, unpack, scores, "
+            "scores int8, weighted sum ...; default: all.",
+        ),
     ] = None,
     dtype: Annotated[
         list[str] | None, typer.Option("--dtype", help="float32, float16, bfloat16; default: all.")
@@ -32,6 +38,8 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeats", help="Runs to take the median of.")] = 7,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Time every operation of every kernel beside memcpy of the same array.
@@ -41,6 +49,7 @@ def bench(
 
     Example: tq bench --operation encode --operation decode --threads 1 --threads 2
     """
+    use_one_thread()  # the products of the NumPy kernel count as well
     from tqcli.codecs import codec
     from tqcli.codecs.group import GroupCodec
     from tqcli.kernels.measure import DEFAULT, measure
@@ -48,6 +57,7 @@ def bench(
     from tqcli.report.result import Report
     from tqcli.report.views import BENCH
 
+    shown = common.output_of("bench", format, json, wide=wide, columns=columns)
     made = codec(cache_type)
     if not isinstance(made, GroupCodec):
         raise UsageError(f"{cache_type}: has no native kernels; turbo and trellis types have")
@@ -70,4 +80,4 @@ def bench(
         command=common.command_line(),
         extra={"vectors": vectors, "repeats": repeats},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

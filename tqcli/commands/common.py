@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tqcli.blas import use_one_thread
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from tqcli.codebook import CodebookSet
     from tqcli.pipeline.cachetype import CacheType
     from tqcli.report.result import Report
 
@@ -25,10 +28,20 @@ TypeV = Annotated[
     str | None, typer.Option("-ctv", "--cache-type-v", metavar="TYPE", help="Cache type of V.")
 ]
 Book = Annotated[
-    Path | None, typer.Option("--codebook", help="Codebook file for K and V, instead of the stock.")
+    str | None,
+    typer.Option(
+        "--codebook",
+        metavar="FILE|ID",
+        help="Codebook of K and V, instead of the type's own: a file, or a shipped one by id, "
+        "e.g. gaussian-3bit.",
+    ),
 ]
-BookK = Annotated[Path | None, typer.Option("--codebook-k", help="Codebook file for K.")]
-BookV = Annotated[Path | None, typer.Option("--codebook-v", help="Codebook file for V.")]
+BookK = Annotated[
+    str | None, typer.Option("--codebook-k", metavar="FILE|ID", help="Codebook of K alone.")
+]
+BookV = Annotated[
+    str | None, typer.Option("--codebook-v", metavar="FILE|ID", help="Codebook of V alone.")
+]
 Rule = Annotated[
     str,
     typer.Option("--nonfinite", help="NaN and Inf: error, zero (the value), skip (the vector)."),
@@ -42,6 +55,20 @@ Threads = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 Format = Annotated[str, typer.Option("--format", help="table, json, csv or md.")]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Show every column, wider than the window if need be.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="A,B,C",
+        help="Columns to show, by heading or JSON key (tq figures lists them).",
+    ),
+]
+Every = Annotated[
+    bool, typer.Option("--all", help="Show every row, also those that are summed up or left out.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no notes.")]
 FailIf = Annotated[
     list[str] | None,
@@ -63,27 +90,41 @@ def parse_size(text: str | None) -> int | None:
     return int(digits) * _UNITS[unit]
 
 
+def codebooks(
+    both: str | None, k: str | None, v: str | None
+) -> tuple[CodebookSet | None, CodebookSet | None]:
+    """Codebooks of K and V, of ``--codebook``, ``--codebook-k`` and ``--codebook-v``."""
+    from tqcli.codebook import find_codebook
+
+    if both is not None and (k is not None or v is not None):
+        raise UsageError("--codebook serves both sides; leave --codebook-k and --codebook-v out")
+    names = (k or both, v or both)
+    found = {name: find_codebook(name) for name in names if name is not None}
+    book_k, book_v = (None if name is None else found[name] for name in names)
+    return book_k, book_v
+
+
 def cache_types(
     k: str | None,
     v: str | None,
-    codebook: Path | None = None,
-    codebook_k: Path | None = None,
-    codebook_v: Path | None = None,
+    codebook: str | None = None,
+    codebook_k: str | None = None,
+    codebook_v: str | None = None,
 ) -> tuple[CacheType, CacheType]:
     """The two cache types of ``-ctk``, ``-ctv`` and the codebook options; turbo3 by default."""
-    from tqcli.codebook import read_codebook
     from tqcli.pipeline.cachetype import CacheType
 
-    if codebook is not None and (codebook_k is not None or codebook_v is not None):
-        raise UsageError("--codebook serves both sides; leave --codebook-k and --codebook-v out")
-    path_k, path_v = codebook_k or codebook, codebook_v or codebook
-    book_k = None if path_k is None else read_codebook(path_k)
-    book_v = None if path_v is None else (book_k if path_v == path_k else read_codebook(path_v))
+    book_k, book_v = codebooks(codebook, codebook_k, codebook_v)
     return CacheType(k or "turbo3", book_k), CacheType(v or "turbo3", book_v)
 
 
-def use_threads(count: int | None) -> None:
-    """Let the kernels use `count` threads, or all cores."""
+def use_threads(count: int | None, *, model: bool = False) -> None:
+    """Let tq use `count` threads, or all cores, and BLAS one in each unless a model runs.
+
+    Comes first in a command: BLAS looks when NumPy is imported, and never again.
+    """
+    if not model:
+        use_one_thread()
     from tqcli import kernels
 
     if count is not None and count < 1:
@@ -91,19 +132,56 @@ def use_threads(count: int | None) -> None:
     kernels.set_threads(count)
 
 
-def emit(report: Report, form: str, *, json: bool = False) -> None:
-    """Print a report on stdout."""
-    from tqcli.report.render import render
+@dataclass(frozen=True)
+class Output:
+    """How a report leaves: the format, and what of it a table shows."""
 
-    text = render(report, "json" if json else form)
-    encoding = sys.stdout.encoding or "utf-8"
-    # A path may hold bytes that are no text; they are shown escaped.
-    try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has seen enough (`tq ... | head`); the exit code still speaks of the gates.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    form: str
+    columns: tuple[str, ...]
+    wide: bool
+    every: bool
+
+    def emit(self, report: Report) -> None:
+        """Print a report on stdout."""
+        from tqcli.report.render import render
+
+        text = render(report, self.form, columns=self.columns, wide=self.wide, every=self.every)
+        encoding = sys.stdout.encoding or "utf-8"
+        # A path may hold bytes that are no text; they are shown escaped.
+        try:
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader has seen enough (`tq ... | head`); the exit code still speaks of the gates.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def output_of(
+    command: str,
+    format: str,
+    json: bool,
+    *,
+    wide: bool = False,
+    columns: str | None = None,
+    every: bool = False,
+) -> Output:
+    """The output that the options ask for, checked before any work begins.
+
+    Raises
+    ------
+    UsageError
+        For an unknown format or column, or columns chosen where all are always there.
+    """
+    from tqcli.report.figures import find
+    from tqcli.report.render import check_format
+
+    form = "json" if json else format
+    check_format(form)
+    if columns is not None and form in ("json", "csv"):
+        raise UsageError(f"--columns: is for tables; {form} always holds every key, leave it out")
+    names = [name for name in (columns or "").split(",") if name.strip()]
+    keys = tuple(find(name, command, "--columns").key for name in names)
+    return Output(form, keys, wide, every)
 
 
 def command_line() -> list[str]:

@@ -14,6 +14,9 @@ from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
     from tqcli.model.corpus import Corpus
+    from tqcli.pipeline.cachetype import CacheType
+
+    Types = list[tuple[CacheType, CacheType]]
 
 DEFAULT_TYPES = ("turbo3", "turbo2", "turbo4", "q4_0", "q4_0+rot", "q8_0", "f16")
 
@@ -50,6 +53,8 @@ def compare(
     ] = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -61,13 +66,14 @@ def compare(
 
     Example: tq compare kv.safetensors -t turbo3 -t q8_0/turbo3 -t turbo4@2026-03
     """
+    common.use_threads(threads, model=model is not None)
     from tqcli.pipeline.judge import parse_queries
-    from tqcli.report.gate import apply_gates, parse_gate
+    from tqcli.report.gate import apply_gates, parse_gates
     from tqcli.report.result import Report
-    from tqcli.report.views import compare_columns, explain_comparison, explain_ranks
+    from tqcli.report.views import COMPARE, explain_comparison, explain_ranks
 
-    common.use_threads(threads)
-    gates = [parse_gate(text) for text in fail_if or []]
+    shown = common.output_of("compare", format, json, wide=wide, columns=columns)
+    gates = parse_gates(fail_if, "compare")
     paths, ranks = inputs or [], []
     options = parse_queries(queries)
     if paths and all(_is_report(path) for path in paths):
@@ -79,7 +85,7 @@ def compare(
     else:
         if len(paths) > 1 or not (paths or model):
             raise UsageError(f"{len(paths)} dumps; give one dump with -t, or several reports")
-        chosen = types or list(DEFAULT_TYPES)
+        chosen = _chosen(types or list(DEFAULT_TYPES))
         settings: Any = {"options": options, "nonfinite": nonfinite}
         with ExitStack() as stack:
             corpus = _corpus(chunks, context) if model else None
@@ -90,14 +96,14 @@ def compare(
     report = Report(
         "tq.compare/1",
         " ".join(str(path) for path in [*paths, *([model] if model else [])]),
-        compare_columns(rows),
+        COMPARE,
         rows,
         notes=explain_comparison(rows) + explain_ranks(ranks),
         inputs=used,
         command=common.command_line(),
         extra={"ranks": ranks},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
     apply_gates(gates, rows)
 
 
@@ -105,20 +111,25 @@ def _is_report(path: Path) -> bool:
     return path.name.endswith(".json") and not path.name.endswith(".index.json")
 
 
+def _chosen(texts: list[str]) -> Types:
+    """The types by name; one that is unknown or came twice is refused before anything is read."""
+    from tqcli.pipeline.cachetype import CacheType, parse_pairs
+
+    return [(CacheType(k), CacheType(v)) for k, v in parse_pairs(texts)]
+
+
 def _measure(
-    path: Path, types: list[str], quiet: bool, settings: dict[str, Any]
+    path: Path, types: Types, quiet: bool, settings: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     from tqcli.kv.dump import open_dump
-    from tqcli.pipeline.cachetype import CacheType, parse_pair
     from tqcli.pipeline.compare import compare as run
     from tqcli.progress import progress_bytes
 
-    pairs = [tuple(CacheType(name) for name in parse_pair(text)) for text in types]
     with open_dump(path) as dump:
-        total = dump.nbytes * len(pairs)
+        total = dump.nbytes * len(types)
         with progress_bytes(total, "compare", quiet=quiet) as progress:
-            rows = run(dump, [(k, v) for k, v in pairs], progress=progress, **settings)
-        return rows, [{"path": dump.path, "sha256": dump.fingerprint()}]
+            rows = run(dump, types, progress=progress, **settings)
+        return rows, [{"path": dump.path, "fingerprint": dump.fingerprint()}]
 
 
 def _corpus(chunks: int, context: int) -> Corpus:
@@ -148,17 +159,16 @@ def _dump_texts(model: str, chunks: int, context: int, stack: ExitStack, quiet: 
 
 def _run_model(
     model: str,
-    types: list[str],
+    types: Types,
     rows: list[dict[str, Any]],
     corpus: Corpus | None,
     mode: str,
     quiet: bool,
 ) -> list[dict[str, Any]]:
     from tqcli.model.compare import join, score_types
-    from tqcli.pipeline.cachetype import parse_pair
     from tqcli.progress import note
 
-    pairs = [parse_pair(text) for text in types]
+    pairs = [(k.name, v.name) for k, v in types]
     scores = score_types(
         model, pairs, corpus=corpus, mode=mode, note=lambda text: note(text, quiet=quiet)
     )

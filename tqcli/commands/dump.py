@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tqcli.commands import common, dump_sources
+from tqcli.commands import common, dump_sources, save_files
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def dump(
     ] = None,
     rotation: Annotated[
         str | None,
-        typer.Option(help="auto (default), none or the Hadamard size.", rich_help_panel=_SAVE),
+        typer.Option(help=save_files.ROTATION_HELP, rich_help_panel=_SAVE),
     ] = None,
     packed: Annotated[
         bool,
@@ -141,6 +142,9 @@ def dump(
     force: common.Force = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Dump K and V (and Q) of a model, a llama.cpp save file or arrays on disk.
@@ -151,12 +155,14 @@ def dump(
     """
     from tqcli.pipeline.dump import total_bytes, write_dump, write_packed
     from tqcli.progress import progress_bytes
+    from tqcli.report.brief import alike
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
     from tqcli.sources.base import PackedSource
     from tqcli.sources.detect import kind_of
     from tqcli.sources.select import SelectedLayers, parse_layers
 
+    shown = common.output_of("dump", format, json, wide=wide, columns=columns, every=every)
     for_models: dump_sources.Given = {
         "--prompt": prompt, "-f": file, "--chunks": chunks, "-c": context, "--queries": queries,
         "--dtype": dtype, "--compute-dtype": compute_dtype, "--device": device,
@@ -195,7 +201,7 @@ def dump(
             if packed and isinstance(source, PackedSource):
                 result, rows = write_packed(source, output, progress=progress, **writing)
             else:
-                writing |= {"nonfinite": nonfinite, "resume": resume}
+                writing["nonfinite"] = nonfinite
                 result, rows = write_dump(source, output, progress=progress, **writing)
         if resume:
             dump_sources.remove_work(output)
@@ -206,6 +212,12 @@ def dump(
         rows,
         notes=list(info.notes),
         command=common.command_line(),
-        extra={"output": result, "source": dict(info.provenance)},
+        extra={"output": result, "source": _without_envelope(info.provenance)},
+        brief=alike(rows),
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
+
+
+def _without_envelope(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance for a report: a save file's envelope is as long as its prompt."""
+    return {key: value for key, value in source.items() if key != "envelope"}

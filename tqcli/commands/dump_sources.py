@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqcli.commands import save_files
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
     from tqcli.sources.arrays.source import ArraysSource
     from tqcli.sources.hf.source import TransformersSource
-    from tqcli.sources.llamacpp.plan import Rotation
     from tqcli.sources.llamacpp.source import LlamaCppSource
 
 Given = Mapping[str, Any]  # option name to value; None, False or empty: not given
@@ -25,8 +25,7 @@ def refuse_others(kind: str, mine: Given, others: Iterable[Given]) -> None:
     for options in others:
         for option, value in options.items():
             if option not in mine and value not in (None, False, []):
-                legal = ", ".join(mine)
-                raise UsageError(f"{option}: means nothing for a {kind} source; legal are {legal}")
+                raise UsageError(f"{option}: means nothing for a {kind} source; leave it out")
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -98,17 +97,8 @@ def save_file_source(source: str, given: Given) -> LlamaCppSource:
         sequence=given.get("--seq"),
         fork=given.get("--fork"),
         layouts=given.get("--layout") or (),
-        rotation=_rotation(given.get("--rotation") or "auto"),
+        rotation=save_files.parse_rotation(given.get("--rotation") or "auto"),
     )
-
-
-def _rotation(text: str) -> Rotation:
-    words: dict[str, Rotation] = {"auto": "auto", "none": "none"}
-    if text in words:
-        return words[text]
-    if not text.isdecimal():
-        raise UsageError(f"--rotation {text}: legal are auto, none and the Hadamard's size")
-    return int(text)
 
 
 def arrays_source(sources: Sequence[str], given: Given) -> ArraysSource:

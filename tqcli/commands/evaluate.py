@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,40 +36,47 @@ def evaluate(
     ] = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Measure what quantization does to K and V, per layer and pooled.
 
     Give a packed cache or a second dump to judge what is stored, or types to encode on the fly
-    (turbo3 by default). Cosine alone says little: "seen error" is the error of K after the mean
-    that softmax ignores is taken away. With queries in the dump (tq dump --queries), "output
-    error" is the energy of what K alone or V alone does to the output of attention, over the
-    energy of that output; its sum over layers follows what the model loses. The last line says
-    which layers will not do, and the cheapest type that cures them.
+    (turbo3 by default). Cosine alone says little: "centred nmse" is the error of K after the mean
+    over tokens, which softmax ignores, is taken away. With queries in the dump (tq dump
+    --queries), "output error" is the energy of what K alone or V alone does to the output of
+    attention, over the energy of that output; its sum over layers follows what the model loses.
+    The last line names the layers at fault and the cheapest type that cures them. tq figures
+    explains every column.
 
     Example: tq evaluate kv.safetensors -ctk turbo3 -ctv turbo3 --fail-if 'k.p1<0.97'
     """
-    # Attention runs in threads of its own; those of BLAS on top would only fight for the cores.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
+    common.use_threads(threads)
     from tqcli.kv.dump import open_dump
     from tqcli.pipeline.candidate import open_candidate
     from tqcli.pipeline.evaluate import Candidate
     from tqcli.pipeline.judge import evaluate_and_judge, parse_queries
     from tqcli.progress import progress_bytes
-    from tqcli.report.gate import apply_gates, parse_gate
+    from tqcli.report.brief import worst
+    from tqcli.report.gate import apply_gates, check_places, parse_gates
     from tqcli.report.result import Report
-    from tqcli.report.views import evaluate_columns, explain
+    from tqcli.report.verdict import severity
+    from tqcli.report.views import EVALUATE, explain
 
-    common.use_threads(threads)
+    shown = common.output_of("evaluate", format, json, wide=wide, columns=columns, every=every)
     options = parse_queries(queries, sinks)
-    gates = [parse_gate(text) for text in fail_if or []]
+    gates = parse_gates(fail_if, "evaluate")
     chosen = (cache_type_k, cache_type_v, codebook, codebook_k, codebook_v)
     if candidate is not None and any(option is not None for option in chosen):
         raise UsageError("give a packed cache or types, not both")
     with open_dump(dump) as opened:
-        inputs = [{"path": opened.path, "sha256": opened.fingerprint()}]
+        has_queries = any(tensor.side == "q" for tensor in opened)
+        places = {(tensor.layer, tensor.side) for tensor in opened}
+        check_places(gates, places, attention=options is not None and has_queries)
+        inputs = [{"path": opened.path, "fingerprint": opened.fingerprint()}]
         with progress_bytes(opened.nbytes, "evaluate", quiet=quiet) as progress:
             settings: Any = {"per_head": per_head, "nonfinite": nonfinite, "progress": progress}
             if candidate is None:
@@ -84,7 +90,7 @@ def evaluate(
     report = Report(
         "tq.evaluate/1",
         f"{dump}" + (f" against {candidate}" if candidate else ""),
-        evaluate_columns(rows),
+        EVALUATE,
         rows,
         notes=explain(rows) + judged.notes,
         inputs=inputs,
@@ -93,6 +99,7 @@ def evaluate(
             "zeroed_values": cleaner.zeroed,
             "skipped_vectors": cleaner.skipped,
         },
+        brief=worst(rows, severity),
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
     apply_gates(gates, rows)

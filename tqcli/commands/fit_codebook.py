@@ -16,7 +16,9 @@ def fit_codebook(
     dumps: Annotated[
         list[Path] | None, typer.Argument(metavar="[DUMP]...", help="Dumps to fit to.")
     ] = None,
-    bits: Annotated[int, typer.Option("--bits", help="Bits a value, 1 to 8.")] = 3,
+    bits: Annotated[
+        int, typer.Option("--bits", help="Bits a value: 2, 3 or 4; of a density 1 to 8.")
+    ] = 3,
     side: Annotated[str, typer.Option("--side", help="k, v, or kv for one table of both.")] = "kv",
     per: Annotated[str, typer.Option("--per", help="One table: pooled; or per layer, head.")] = (
         "pooled"
@@ -41,6 +43,8 @@ def fit_codebook(
     force: common.Force = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Fit Lloyd-Max codebooks to dumps, or compute the exact one of a density.
@@ -52,8 +56,10 @@ def fit_codebook(
     from tqcli.codebook import dumps as to_json
     from tqcli.codebook import exact_set
     from tqcli.kv.atomic import require_new, write_text
-    from tqcli.report.result import Column, Report
+    from tqcli.report.result import Report
+    from tqcli.report.views import FIT_CODEBOOK
 
+    shown = common.output_of("fit-codebook", format, json, wide=wide, columns=columns)
     require_new(output, force=force)
     inputs: list[dict[str, str]] = []
     if distribution is not None:
@@ -62,7 +68,7 @@ def fit_codebook(
         if distribution not in ("gaussian", "sphere"):
             raise UsageError(f"--distribution {distribution}; gaussian and sphere are legal")
         book = exact_set(distribution, bits, dim)  # type: ignore[arg-type]
-        rows = [{"table": "*", "exact": book.provenance["distortion"]}]
+        rows = [{"table": "*", "distortion": book.provenance["distortion"]}]
     elif dumps:
         from contextlib import ExitStack
 
@@ -85,25 +91,17 @@ def fit_codebook(
                     nonfinite=nonfinite,  # type: ignore[arg-type]
                     progress=progress,
                 )
-            inputs = [{"path": d.path, "sha256": d.fingerprint()} for d in opened]
+            inputs = [{"path": d.path, "fingerprint": d.fingerprint()} for d in opened]
     else:
         raise UsageError("nothing to fit: give dumps, or --distribution gaussian")
     write_text(output, to_json(book), force=force)
-    columns = (
-        Column("table", "table"),
-        Column("exact", "distortion", ".6f"),
-        Column("train", "fitted tokens", ".6f"),
-        Column("held_out", "held-out tokens", ".6f"),
-        Column("gaussian_held_out", "Gaussian table there", ".6f"),
-        Column("gain", "gain", "+.2%"),
-    )
     report = Report(
         "tq.fit-codebook/1",
         f"{output}: distortion (squared error over energy) at {bits} bits",
-        columns,
+        FIT_CODEBOOK,
         rows,
         inputs=inputs,
         command=common.command_line(),
         extra={"output": str(output)},
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

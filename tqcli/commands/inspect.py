@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tqcli.commands import common, dump_sources
+from tqcli.commands.inspect_for import inspect_for
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,22 +32,51 @@ def inspect(
     heads: Annotated[int | None, typer.Option(help="KV heads of a save file or arrays.")] = None,
     head_dim: Annotated[int | None, typer.Option(help="Values of one head.")] = None,
     fork: Annotated[str | None, typer.Option(help="Whose ggml type numbers.")] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            "--for",
+            metavar="PROBE",
+            help="A file that a server saved: would it take this save file?",
+        ),
+    ] = None,
+    ctx_size: Annotated[
+        int | None, typer.Option("-c", "--ctx-size", help="With --for: tokens of a slot.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Arrays: mlx, vllm or lmcache.")] = None,
     pattern: Annotated[str | None, typer.Option(help="Arrays: their names.")] = None,
     axes: Annotated[str | None, typer.Option(help="Arrays: their axes.")] = None,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Say what a file holds, from its header alone.
+
+    With --for, say whether a server of llama.cpp would load it, check by check; exit code 1 if not.
 
     Example: tq inspect packed.safetensors --verify
     """
     from tqcli.pipeline.inspect import inspect_path, is_container
     from tqcli.progress import progress_bytes
+    from tqcli.report.brief import alike
     from tqcli.report.result import Report
     from tqcli.report.views import INSPECT
 
+    shown = common.output_of("inspect", format, json, wide=wide, columns=columns, every=every)
+    if probe is not None:
+        others: dump_sources.Given = {
+            "--verify": verify, "--heads": heads, "--head-dim": head_dim, "--preset": preset,
+            "--pattern": pattern, "--axes": axes,
+        }  # fmt: skip
+        known = {"--for": probe, "--model": model, "--fork": fork, "-c": ctx_size}
+        dump_sources.refuse_others("save file with --for", known, [others])
+        inspect_for(path, probe, shown, model=model, ctx_size=ctx_size, fork=fork)
+        return
+    if ctx_size is not None:
+        raise UsageError("--ctx-size: means nothing without --for")
     for_saves: dump_sources.Given = {
         "--model": model, "--heads": heads, "--head-dim": head_dim, "--fork": fork,
     }  # fmt: skip
@@ -71,8 +101,9 @@ def inspect(
         inputs=[{"path": str(path)}],
         command=common.command_line(),
         extra={"kind": found.kind, "metadata": found.metadata},
+        brief=alike(found.rows),
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)
 
 
 def _source(

@@ -23,6 +23,9 @@ def quantize(
     force: common.Force = False,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
+    every: common.Every = False,
     threads: common.Threads = None,
     quiet: common.Quiet = False,
 ) -> None:
@@ -36,9 +39,11 @@ def quantize(
     from tqcli.kv.dump import open_dump
     from tqcli.pipeline.quantize import quantize as run
     from tqcli.progress import progress_bytes
+    from tqcli.report.brief import alike
     from tqcli.report.result import Report
     from tqcli.report.views import QUANTIZE
 
+    shown = common.output_of("quantize", format, json, wide=wide, columns=columns, every=every)
     common.use_threads(threads)
     k, v = common.cache_types(cache_type_k, cache_type_v, codebook, codebook_k, codebook_v)
     with open_dump(dump) as opened:
@@ -53,7 +58,7 @@ def quantize(
                 force=force,
                 progress=progress,
             )
-        inputs = [{"path": opened.path, "sha256": opened.fingerprint()}]
+        inputs = [{"path": opened.path, "fingerprint": opened.fingerprint()}]
     report = Report(
         "tq.quantize/1",
         f"{dump} -> {result}",
@@ -62,5 +67,6 @@ def quantize(
         inputs=inputs,
         command=common.command_line(),
         extra={"output": result},
+        brief=alike(rows),
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

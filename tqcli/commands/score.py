@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,6 @@ from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
     from tqcli.model.cacheplan import CachePlan
-    from tqcli.report.gate import Gate
 
 
 def score(
@@ -66,6 +64,8 @@ def score(
     ] = None,
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
     quiet: common.Quiet = False,
 ) -> None:
     """Run a model on a quantized cache and hold its next-token distributions against a float run.
@@ -80,15 +80,20 @@ def score(
     Example: tq score smollm2 -t turbo3 -t q8_0/turbo3 --mode both
     """
     from tqcli.model import sweep as sweeping
+    from tqcli.model.canary import NAME as CANARY
     from tqcli.model.corpus import Corpus
     from tqcli.model.score import parse_modes, total_tokens
     from tqcli.model.score import score as run
     from tqcli.model.subject import load_subject
     from tqcli.progress import note, progress_bytes
+    from tqcli.report.gate import apply_gates, parse_gates
     from tqcli.report.result import Report
+    from tqcli.report.views import SCORE
     from tqcli.sources.texts import read_texts
+    from tqcli.words import counted
 
-    gates = [_gate(text) for text in fail_if or []]
+    shown = common.output_of("score", format, json, wide=wide, columns=columns)
+    gates = parse_gates(fail_if, "score")
     modes = parse_modes(mode)
     if types and (cache_type_k or cache_type_v):
         raise UsageError("give -t, or -ctk and -ctv, not both")
@@ -126,56 +131,31 @@ def score(
         extra["sweep"] = sweeping.summary(rows)
     report = Report(
         "tq.score/1",
-        f"{model}: {len(subject.sequences)} texts, {rows[0]['positions']} scored tokens, "
+        f"{model}: {counted(len(subject.sequences), 'text')}, "
+        f"{counted(rows[0]['positions'], 'scored token')}, "
         f"perplexity {rows[0]['perplexity_float']:.3f} with a float cache",
-        _columns(),
+        SCORE,
         rows,
         notes=[*notes, *_proofs(rows)],
         command=common.command_line(),
         extra=extra,
     )
-    common.emit(report, format, json=json)
-    _apply(gates, rows)
+    shown.emit(report)
+    apply_gates(gates, [row for row in rows if row["name"] != CANARY])
 
 
 def _plans(
-    pairs: list[str], books: tuple[Path | None, ...], rules: list[str], keep_first: int
+    pairs: list[str], books: tuple[str | None, ...], rules: list[str], keep_first: int
 ) -> list[CachePlan]:
-    from tqcli.codebook import read_codebook
     from tqcli.model.cacheplan import CachePlan, parse_rule, parse_type
-    from tqcli.pipeline.cachetype import parse_pair
+    from tqcli.pipeline.cachetype import parse_pairs
 
-    both, path_k, path_v = books
-    if both is not None and (path_k is not None or path_v is not None):
-        raise UsageError("--codebook serves both sides; leave --codebook-k and --codebook-v out")
-    book_k, book_v = (
-        None if path is None else read_codebook(path) for path in (path_k or both, path_v or both)
-    )
+    book_k, book_v = common.codebooks(*books)
     exceptions = tuple(parse_rule(rule) for rule in rules)
     return [
         CachePlan(parse_type(k, "k", book_k), parse_type(v, "v", book_v), exceptions, keep_first)
-        for k, v in map(parse_pair, pairs)
+        for k, v in parse_pairs(pairs)
     ]
-
-
-def _columns() -> tuple[Any, ...]:
-    """What fits on a screen; JSON and CSV have every figure."""
-    from tqcli.report.result import Column
-
-    return (
-        Column("name", "type"),
-        Column("mode", "mode"),
-        Column("bits_per_value", "bits", ".4g"),
-        Column("kl_mean", "KL", ".3g"),
-        Column("kl_se", "±", ".1g"),
-        Column("kl_median", "median", ".2g"),
-        Column("kl_p99", "p99", ".2g"),
-        Column("kl_max", "max", ".2g"),
-        Column("same_top1", "same top", ".1%"),
-        Column("perplexity_ratio", "ppl ratio", ".4f"),
-        Column("replaced", "replaced", ".1%"),
-        Column("logit_change", "max Δlogit", ".2g"),
-    )
 
 
 def _proofs(rows: list[dict[str, Any]]) -> list[str]:
@@ -188,18 +168,3 @@ def _proofs(rows: list[dict[str, Any]]) -> list[str]:
             f"(canary) {last['kl_mean']:.2g}; every quantized K and V had its effect."
         )
     return lines
-
-
-def _gate(text: str) -> Gate:
-    """``kl_mean>0.02``: a row of a score speaks of K and V together, so no side is named."""
-    from tqcli.report.gate import parse_gate
-
-    return replace(parse_gate(f"k.{text}"), side="kv", text=text)
-
-
-def _apply(gates: list[Gate], rows: list[dict[str, Any]]) -> None:
-    from tqcli.model.canary import NAME
-    from tqcli.report.gate import apply_gates
-
-    judged = [{**row, "side": "kv", "layer": "all"} for row in rows if row["name"] != NAME]
-    apply_gates(gates, judged)

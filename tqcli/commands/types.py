@@ -8,15 +8,22 @@ from tqcli.commands import common
 def types(
     format: common.Format = "table",
     json: common.Json = False,
+    wide: common.Wide = False,
+    columns: common.Columns = None,
 ) -> None:
     """List the cache types: blocks, bytes, bits a value at common head sizes.
 
     Example: tq types --format md
     """
-    from tqcli.codecs import codec_ids, describe
+    from tqcli.codebook import find_codebook, shipped
+    from tqcli.codecs import codebook_bits, codec_ids, describe
+    from tqcli.codecs.ggml import BLOCK_BYTES
     from tqcli.errors import InputError
-    from tqcli.report.result import Column, Report
+    from tqcli.report.result import Report
+    from tqcli.report.views import TYPES
 
+    shown = common.output_of("types", format, json, wide=wide, columns=columns)
+    books = [name for name in shipped() if find_codebook(name).bits in codebook_bits()]
     dims = (64, 80, 128, 256)
     rows = []
     for name in codec_ids():
@@ -34,18 +41,14 @@ def types(
         rows.append(row)
     report = Report(
         "tq.types/1",
-        "cache types",
-        (
-            Column("type", "type"),
-            Column("values_per_block", "values/block", "d"),
-            Column("block_bytes", "bytes/block", "d"),
-            *(Column(f"bits_{dim}", f"bits at {dim}", ".4g") for dim in dims),
-        ),
+        "cache types: values and bytes of a block, bits per value at head_dim 64, 80, 128, 256",
+        TYPES,
         rows,
         notes=[
-            "q8_0 q4_0 q4_1 q5_0 q5_1 iq4_nl also with +rot, llama.cpp's Hadamard in front",
-            "turbo3_tcq turbo2_tcq need a table: --codebook FILE",
+            f"{', '.join(BLOCK_BYTES)} also with +rot: llama.cpp's Hadamard rotation comes first",
+            f"codebooks that come with tq (--codebook): {', '.join(books)}",
+            "turbo3_tcq, turbo2_tcq need a table: --codebook FILE",
         ],
         command=common.command_line(),
     )
-    common.emit(report, format, json=json)
+    shown.emit(report)

@@ -86,3 +86,17 @@ def weighted_sum_f16(
     out: Buffer,
     /,
 ) -> None: ...
+def errors(
+    kernel: int,
+    x: Buffer,
+    kind: int,
+    decoded: Buffer,
+    dim: int,
+    rows: Buffer,
+    channels: Buffer,
+    /,
+) -> None: ...
+def moments(
+    kernel: int, x: Buffer, kind: int, dim: int, signs: Buffer, totals: Buffer, /
+) -> None: ...
+def summarize(rows: Buffer, totals: Buffer, keys: Buffer, /) -> None: ...

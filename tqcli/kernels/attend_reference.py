@@ -1,8 +1,9 @@
 """What attention on packed blocks computes, in NumPy: decode a few vectors, then multiply.
 
 Unlike the codec, these operations promise accuracy and not bits: a dot product may be summed in
-any order. ``attend`` states the bounds. What is exact is the int8 side: the centroids and the
-queries below are the integers that every kernel multiplies.
+any order. ``attend`` states the bounds. Sums are taken in float64 here, so that the bounds hold in
+whatever order a BLAS adds. What is exact is the int8 side: the centroids and the queries below are
+the integers that every kernel multiplies.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _CHUNK = 2048  # vectors at a time
 
 def scores(q: F32, blocks: NDArray[np.uint8], layout: Layout) -> F32:
     """Dot products of rotated queries ``(m, d)`` with packed keys ``(n, bytes)``: ``(m, n)``."""
-    out = np.empty((len(q), len(blocks)), np.float32)
+    out, wide = np.empty((len(q), len(blocks)), np.float32), q.astype(np.float64)
     for at, keys in _decoded(blocks, layout, q.shape[1]):
-        out[:, at : at + len(keys)] = q @ keys.T
+        out[:, at : at + len(keys)] = wide @ keys.astype(np.float64).T
     return out
 
 
@@ -83,9 +84,9 @@ def weighted_sum(w: F32, blocks: NDArray[np.uint8], layout: Layout, dim: int) ->
 
 def scores_f16(q: F32, keys: NDArray[np.float16]) -> F32:
     """Dot products of queries ``(m, d)`` with float16 keys ``(n, d)``: ``(m, n)``."""
-    out = np.empty((len(q), len(keys)), np.float32)
+    out, wide = np.empty((len(q), len(keys)), np.float32), q.astype(np.float64)
     for at in range(0, len(keys), _CHUNK):
-        out[:, at : at + _CHUNK] = q @ keys[at : at + _CHUNK].astype(np.float32).T
+        out[:, at : at + _CHUNK] = wide @ keys[at : at + _CHUNK].astype(np.float64).T
     return out
 
 

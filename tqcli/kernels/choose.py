@@ -10,6 +10,7 @@ from functools import cache
 from itertools import pairwise
 from types import ModuleType
 
+from tqcli import workers
 from tqcli.errors import UsageError
 from tqcli.kernels import reference
 
@@ -96,7 +97,9 @@ def set_threads(count: int | None) -> None:
 
 
 def threads() -> int:
-    """Threads that a call may use when it does not say."""
+    """Threads that a call may use when it does not say; inside a job, the job's share."""
+    if (own := workers.share()) is not None:
+        return own
     return _threads if _threads is not None else _cores()
 
 
@@ -114,9 +117,16 @@ def _cores() -> int:
 
 # A part smaller than this costs more to hand over than to compute.
 PART_VALUES = 1 << 18
-_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads beside the caller's, one a core: more parts than that wait for each other."""
+    return ThreadPoolExecutor(max(_cores() - 1, 1), thread_name_prefix="tq-kernel")
+
+
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork
-    os.register_at_fork(after_in_child=_pools.clear)
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def split(
@@ -131,7 +141,8 @@ def split(
     rows, row_values : int
         Rows, and values in each.
     count : int, optional
-        Threads to use; default :func:`threads`.
+        Parts to cut into, at most; default :func:`threads`. No more of them run at once than
+        there are cores.
     """
     wanted = threads() if count is None else _counted(count)
     parts = max(1, min(wanted, rows * row_values // PART_VALUES))
@@ -139,10 +150,7 @@ def split(
         run(0, rows)
         return
     edges = [rows * i // parts for i in range(parts + 1)]
-    pool = _pools.get(parts)
-    if pool is None:
-        pool = _pools[parts] = ThreadPoolExecutor(parts - 1, thread_name_prefix="tq-kernel")
-    others = [pool.submit(run, a, b) for a, b in pairwise(edges[1:])]
+    others = [_pool().submit(run, a, b) for a, b in pairwise(edges[1:])]
     run(edges[0], edges[1])  # this thread takes its share
     for other in others:
         other.result()

@@ -21,6 +21,7 @@ from tqcli.errors import UsageError
 from tqcli.kernels import attend, checks
 from tqcli.kernels.layout import Layout, TurboLayout
 from tqcli.kernels.weighting import weigh
+from tqcli.words import suggest
 
 VECTORS = 131_072  # of 128 values: 64 MiB of float32, past the caches
 REPEATS = 7
@@ -140,7 +141,9 @@ def measure(
     ):
         for name in given:
             if name not in legal:
-                raise UsageError(f"{where}: {name!r}; one of {', '.join(legal)}")
+                few = f"; one of {', '.join(legal)}"
+                hint = few if len(legal) < 6 else suggest(name, legal, "tq bench --help")
+                raise UsageError(f"{where}: {name!r} is unknown here{hint}")
     if vectors < 1 or repeats < 1 or min(threads, default=0) < 1:
         raise UsageError("bench: vectors, repeats and threads must be at least 1")
     arrays = _Arrays(layout, vectors)

@@ -40,6 +40,32 @@ def require_distinct(source: str | os.PathLike[str], target: str | os.PathLike[s
 
 
 @contextmanager
+def scratch(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """Open a temporary file in the folder of `target`, unbuffered; gone at the end if still there.
+
+    Whoever wants to keep it closes and renames it before.
+    """
+    # Named before it is created, so that Ctrl-C at any moment finds it to remove.
+    name = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    try:
+        with blamed(target), open(name, "x+b", buffering=0) as file:
+            yield file, name
+    finally:
+        name.unlink(missing_ok=True)
+
+
+@contextmanager
+def blamed(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an error of the operating system into one that names the file to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{os.fspath(target)}: cannot be written ({error.strerror or error})"
+        ) from error
+
+
+@contextmanager
 def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[IO[bytes]]:
     """Open a temporary file in the folder of `path` that takes its place at the end.
 
@@ -47,18 +73,25 @@ def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
     the temporary file is removed and what stood at `path` stays.
     """
     target = require_new(path, force=force)
-    # Named before it is created, so that Ctrl-C at any moment finds it to remove.
-    name = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
-    try:
-        with open(name, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with scratch(target) as (file, name):
+        yield file
+        os.fsync(file.fileno())
+        file.close()
         os.replace(name, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder last: those before this call are on disk when it returns.
+
+    Systems that cannot open a folder order renames themselves.
+    """
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        name.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def reserve(file: IO[bytes], size: int) -> None:

@@ -2,20 +2,21 @@
 
 Metadata is sorted JSON in the single safetensors key ``tq``::
 
-    {"schema": "tq.dump/1", "tq": "0.1.0", "source": {...}, "tensors": {NAME: {"sha256": ...}}, ...}
+    {"schema": "tq.dump/2", "checksum": "blake3:...", "tq": "0.1.0", "source": {...},
+     "tensors": {NAME: {"digest": "blake3:...", ...}, ...}, ...}
 
-Shards follow the Hugging Face convention (``name-00001-of-00004.safetensors`` and
+Shards follow the Hugging Face convention (``name-TAG-00001-of-00004.safetensors`` and
 ``name.safetensors.index.json``); each shard carries the record of its own tensors.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,20 +24,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcli.errors import InputError, UsageError
-from tqcli.jsonfile import parse_json, read_json
-from tqcli.kv.atomic import require_distinct, require_new, write_text
-from tqcli.kv.tensorfile import Entry, TensorFile
-from tqcli.kv.writer import TensorWriter
+from tqcli import workers
+from tqcli.errors import InputError, UsageError, quoted
+from tqcli.jsonfile import parse_json
+from tqcli.kernels import choose
+from tqcli.kv import checksum
+from tqcli.kv.atomic import require_distinct, require_new
+from tqcli.kv.shards import INDEX_SUFFIX, SUFFIX, Index, old_shards, place_shards, read_index
+from tqcli.kv.tensorfile import ALL_DTYPES, DTYPE_NAMES, DTYPES, Entry, TensorFile
+from tqcli.kv.writer import Spec, TensorWriter, nbytes
 
-INDEX_SUFFIX = ".index.json"
-SUFFIX = ".safetensors"
-PIECE_BYTES = 4 << 20  # read at a time: stays in cache, and small beside any tensor
-_MAX_INDEX_BYTES = 64 << 20
-_MAX_QUOTED = 80
+__all__ = ["INDEX_SUFFIX", "SUFFIX", "Container", "ContainerWriter", "Spec", "Stored", "place_of"]
+
+# Read at a time: large enough that threads seldom wait for the GIL, small beside any tensor.
+PIECE_BYTES = 4 << 20
+# Tensors written at once, each with a piece or two in memory; more would wait for memory anyway.
+MAX_WRITERS = 16
 _PLACE = re.compile(r"layers\.(?P<layer>0|[1-9][0-9]{0,5})\.(?P<what>[a-z_.]+)")
-
-Spec = tuple[str, np.dtype[Any], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,25 @@ class Stored:
     entry: Entry
     record: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        """``<stored layers.3.k: float16 (1, 2, 256, 128)>``."""
+        return f"<stored {self.entry.name}: {self.entry.dtype.name} {self.entry.shape}>"
+
     @property
-    def sha256(self) -> str | None:
-        """The hash that the metadata promises, if it does."""
-        return self.record.get("sha256")
+    def digest(self) -> str | None:
+        """The checksum of the data that the metadata promises, if it does."""
+        if "digest" in self.record:
+            return str(self.record["digest"])
+        first = self.record.get("sha256")  # schema version 1
+        return None if first is None else f"{checksum.FIRST_HASH}:{first}"
 
     def pieces(self, axes: int = 1, limit: int = PIECE_BYTES) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Vectors (the last `axes` axes) piece by piece, checked against the hash at the end.
+        """Vectors (the last `axes` axes) piece by piece, checked against the digest at the end.
 
-        Yields ``(flat index of the first vector, array (n, values of a vector))``.
+        Yields ``(flat index of the first vector, array (n, values of a vector))``; the array is
+        overwritten when the next is asked for. Several threads may read, each its own tensor.
         """
-        return self.file.chunks(self.entry, axes, limit, self.sha256)
+        return self.file.chunks(self.entry, axes, limit, self.digest)
 
     def read(self) -> NDArray[Any]:
         """The whole tensor."""
@@ -69,18 +81,32 @@ class Stored:
 
 
 class Container:
-    """Open files with one record; closes them all."""
+    """Open files with one record; closes them all.
+
+    Attributes
+    ----------
+    record : dict
+        The metadata, without the checksum of the header.
+    checksum : str or None
+        Of the header, or of the headers of all shards; None where the file has none.
+    """
+
+    dtypes = DTYPES  # that its tensors may have
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         with ExitStack() as stack:
-            homes = _read_index(self.path) if self.path.endswith(INDEX_SUFFIX) else {}
-            paths = [str(Path(self.path).parent / name) for name in sorted(set(homes.values()))]
-            self.files = [stack.enter_context(TensorFile(p)) for p in paths or [self.path]]
-            self.record = _merge_records(self.path, self.files)
+            index = read_index(self.path) if self.path.endswith(INDEX_SUFFIX) else None
+            names = [] if index is None else index.shards
+            paths = [str(Path(self.path).parent / name) for name in names]
+            self.files = [
+                stack.enter_context(TensorFile(p, self.dtypes)) for p in paths or [self.path]
+            ]
+            records = [_record_of(file) for file in self.files]
+            sums = [_check_header(*pair) for pair in zip(self.files, records, strict=True)]
+            self.record = _merge_records(self.path, self.files, records)
             self.stored = self._all_stored(self.record.get("tensors", {}))
-            if homes:
-                self._check_homes(homes)
+            self.checksum = sums[0] if index is None else self._check_index(index, sums)
             self._stack = stack.pop_all()
 
     def _all_stored(self, records: Mapping[str, Any]) -> dict[str, Stored]:
@@ -93,16 +119,24 @@ class Container:
                 record = records.get(name, {})
                 if not isinstance(record, dict):
                     raise InputError(f"{self.path}: {name}: metadata record is no object")
-                promised = record.get("sha256")
-                if promised is not None and not _is_sha256(promised):
-                    raise InputError(
-                        f"{self.path}: {name}: sha256 is {_short(promised)}; 64 hex digits are "
-                        "legal"
-                    )
                 stored[name] = Stored(file, entry, record)
+                if (promised := stored[name].digest) is not None:
+                    checksum.require_checksum(promised, f"{self.path}: {name}: digest")
         if missing := set(records) - set(stored):
-            raise InputError(f"{self.path}: metadata names {_short(min(missing))}, no such tensor")
+            raise InputError(f"{self.path}: metadata names {quoted(min(missing))}, no such tensor")
         return stored
+
+    def _check_index(self, index: Index, sums: Sequence[str | None]) -> str | None:
+        """The checksum of all shards; they must hold what the index says, and be its own."""
+        self._check_homes(index.homes)
+        known = [own for own in sums if own is not None]
+        whole = checksum.of_parts(known) if len(known) == len(sums) else None
+        if index.checksum not in (None, whole):
+            raise InputError(
+                f"{self.path}: the shards are not those that the index was written for; get all "
+                "shards of one dump"
+            )
+        return whole
 
     def _check_homes(self, homes: Mapping[str, str]) -> None:
         """Every tensor lies in the shard that the index names, and no shard holds others."""
@@ -111,9 +145,19 @@ class Container:
             lies = None if stored is None else os.path.basename(stored.file.path)
             if lies != homes.get(name):
                 raise InputError(
-                    f"{self.path}: {_short(name)}: lies in {lies or 'no shard'}, the index says "
+                    f"{self.path}: {quoted(name)}: lies in {lies or 'no shard'}, the index says "
                     f"{homes.get(name, 'nothing of it')}; get all shards of one dump"
                 )
+
+    def require_checksums(self) -> None:
+        """Refuse a container without a checksum of its header and of every tensor.
+
+        Schema version 2 has them all; version 1 and plain arrays need not.
+        """
+        lacking = [name for name, stored in self.stored.items() if stored.digest is None]
+        if self.checksum is None or lacking:
+            what = f"a digest of {quoted(lacking[0])}" if lacking else "its checksum"
+            raise InputError(f"{self.path}: metadata lacks {what}; the file is damaged")
 
     def require_apart(self, targets: Iterable[str | os.PathLike[str]]) -> None:
         """Refuse to write over any file of this container."""
@@ -130,6 +174,10 @@ class Container:
         """Close all files."""
         self._stack.close()
 
+    def __enter__(self) -> Container:
+        """The container itself."""
+        return self
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -138,6 +186,16 @@ class Container:
     ) -> None:
         """Close all files."""
         self.close()
+
+
+def schema_of(path: str | os.PathLike[str]) -> Any:
+    """The schema that a file's metadata names, whatever kind it is; None if it names none."""
+    where = os.fspath(path)
+    if where.endswith(INDEX_SUFFIX):
+        with Container(where) as opened:
+            return opened.record.get("schema")
+    with TensorFile(where, ALL_DTYPES) as file:
+        return _record_of(file).get("schema")
 
 
 def place_of(name: str, path: str) -> tuple[int, str]:
@@ -150,36 +208,34 @@ def place_of(name: str, path: str) -> tuple[int, str]:
     return int(match["layer"]), match["what"]
 
 
-def _read_index(path: str) -> dict[str, str]:
-    """Shard of each tensor, as a shard index says it."""
-    index = read_json(path, "a shard index", _MAX_INDEX_BYTES)
-    homes = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(homes, dict) or not homes:
+def _check_header(file: TensorFile, record: dict[str, Any]) -> str | None:
+    """Take the checksum out of a record, and refuse a header that does not have it."""
+    promised = record.pop("checksum", None)
+    if promised is None:
+        return None
+    where = f"{file.path}: checksum"
+    name = checksum.name_of(checksum.require_checksum(promised, where))
+    blank = file.metadata["tq"].replace(promised, checksum.zeros(name))
+    entries = ((e.name, DTYPE_NAMES[e.dtype], e.shape) for e in file.entries.values())
+    if (came := checksum.of_header(blank, entries, name)) != promised:
         raise InputError(
-            f"{path}: no weight_map in the index; it maps names of tensors to files beside it"
+            f"{where} is {came[:24]}..., the metadata says {promised[:24]}...; the metadata or "
+            "the names, types and shapes of the tensors were changed, make the file anew"
         )
-    for name, shard in homes.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
-            raise InputError(
-                f"{path}: {_short(name)}: shard {_short(shard)} is not the name of a file beside "
-                "the index"
-            )
-    return homes
+    return str(promised)
 
 
-def _merge_records(path: str, files: Sequence[TensorFile]) -> dict[str, Any]:
+def _merge_records(
+    path: str, files: Sequence[TensorFile], records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """One record for all shards, whose tensors are the union; the rest must agree."""
-    merged: dict[str, Any] | None = None
-    for file in files:
-        record = _record_of(file)
-        if merged is None:
-            merged = record
-            continue
+    merged = records[0]
+    for file, record in zip(files[1:], records[1:], strict=True):
         tensors = {**merged.pop("tensors", {}), **record.pop("tensors", {})}
         if record != merged:
             raise InputError(f"{file.path}: metadata differs from the other shards of {path}")
         merged["tensors"] = tensors
-    return merged or {}
+    return merged
 
 
 def _record_of(file: TensorFile) -> dict[str, Any]:
@@ -195,18 +251,8 @@ def _record_of(file: TensorFile) -> dict[str, Any]:
     return record
 
 
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _short(value: object) -> str:
-    """A foreign value for an error message, on one line and not endless."""
-    text = repr(value)
-    return text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 3] + "..."
-
-
 class ContainerWriter:
-    """Write tensors in order into one file or shards.
+    """Write tensors into one file or shards.
 
     Parameters
     ----------
@@ -214,7 +260,7 @@ class ContainerWriter:
         ``*.safetensors``. Sharded, it names the family, and the index is written beside it.
     specs : sequence of (name, dtype, shape)
     record : mapping
-        The metadata, with a record for each tensor under ``tensors``; hashes are added here.
+        The metadata, with a record for each tensor under ``tensors``; checksums are added.
     max_shard_bytes : int, optional
         Start a new shard before this many bytes of data; a tensor is never cut.
     force : bool
@@ -235,90 +281,79 @@ class ContainerWriter:
         self._record, self._force = record, force
         self._plans = _plan(specs, max_shard_bytes)
         self._sharded = len(self._plans) > 1
-        self.paths = [self._shard_path(i) for i in range(len(self._plans))]
-        self._fresh: list[str] = []  # files that were not there before
-
-    def _shard_path(self, index: int) -> str:
-        if not self._sharded:
-            return self.path
-        stem = self.path[: -len(SUFFIX)]
-        return f"{stem}-{index + 1:05d}-of-{len(self._plans):05d}{SUFFIX}"
 
     @property
     def result(self) -> str:
         """The path by which the finished container is opened."""
         return self.path + INDEX_SUFFIX if self._sharded else self.path
 
+    @property
+    def replaced(self) -> list[str]:
+        """Every file that will be written over or removed, there or not."""
+        return [self.result, *map(str, old_shards(self.result) if self._sharded else ())]
+
     def __enter__(self) -> ContainerWriter:
-        """Check the targets and open the temporary files."""
-        if self._sharded:
-            require_new(self.result, force=self._force)
-        self._fresh = [path for path in self.paths if not os.path.lexists(path)]
+        """Check the target and open the temporary files."""
+        require_new(self.result, force=self._force)
         with ExitStack() as stack:
-            self._home: dict[str, TensorWriter] = {}
-            for path, plan in zip(self.paths, self._plans, strict=True):
-                writer = TensorWriter(path, plan, self._describe(plan), force=self._force)
-                stack.enter_context(writer)
-                self._home |= dict.fromkeys((name for name, _, _ in plan), writer)
+            self._writers = [
+                stack.enter_context(TensorWriter(self.path, plan, self._record))
+                for plan in self._plans
+            ]
             self._stack = stack.pop_all()
+        self._home = {
+            name: writer
+            for writer, plan in zip(self._writers, self._plans, strict=True)
+            for name, _, _ in plan
+        }
         return self
 
-    def _describe(self, plan: Sequence[Spec]) -> Any:
-        records = self._record["tensors"]
-
-        def text(hashes: Mapping[str, str]) -> str:
-            tensors = {
-                name: records.get(name, {}) | {"sha256": hashes[name]} for name, _, _ in plan
-            }
-            return json.dumps(
-                {**self._record, "tensors": tensors}, sort_keys=True, separators=(",", ":")
-            )
-
-        return text
-
     def write(self, name: str, pieces: Iterable[NDArray[Any]]) -> None:
-        """Write the next tensor from pieces in order."""
+        """Write one tensor, from contiguous arrays that follow one another."""
         self._home[name].write(name, pieces)
+
+    def write_all(self, tensors: Iterable[tuple[str, Iterable[NDArray[Any]]]]) -> None:
+        """Write several tensors at once, each on a thread that takes its pieces one by one.
+
+        So making the pieces (reading, coding), hashing and writing them overlap. The file does
+        not depend on the number of threads.
+        """
+        threads = min(choose.threads(), MAX_WRITERS)
+        if threads > 1:
+            threads += 1  # there is work for a core while one thread waits for disk or GIL
+        jobs: list[Callable[[], None]] = [
+            partial(self.write, name, pieces) for name, pieces in tensors
+        ]
+        workers.run(jobs, threads)
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         """Put the files in place, the index last; on an error, leave nothing."""
-        if error is not None:
-            return self._stack.__exit__(kind, error, trace)
-        try:
-            self._stack.close()
-            if self._sharded:
-                write_text(self.result, self._index(), force=self._force)
-        except BaseException:
-            for path in self._fresh:  # some shards may be in place already
-                Path(path).unlink(missing_ok=True)
-            raise
-        return None
-
-    def _index(self) -> str:
-        weight_map = {
-            name: os.path.basename(path)
-            for path, plan in zip(self.paths, self._plans, strict=True)
-            for name, _, _ in plan
-        }
-        size = sum(_nbytes(spec) for plan in self._plans for spec in plan)
-        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        return json.dumps(index, sort_keys=True, indent=1) + "\n"
-
-
-def _nbytes(spec: Spec) -> int:
-    return int(np.prod(spec[2], dtype=object)) * spec[1].itemsize
+        with self._stack:
+            if error is not None:
+                return
+            if not self._sharded:
+                self._writers[0].finish()
+                self._writers[0].place(self.path)
+                return
+            place_shards(
+                self.result,
+                self._writers,
+                [[name for name, _, _ in plan] for plan in self._plans],
+                total_size=sum(nbytes(spec) for plan in self._plans for spec in plan),
+                force=self._force,
+            )
 
 
 def _plan(specs: Sequence[Spec], limit: int | None) -> list[list[Spec]]:
     plans: list[list[Spec]] = [[]]
     room = limit
     for spec in specs:
-        size = _nbytes(spec)
+        size = nbytes(spec)
         if room is not None and plans[-1] and size > room:
             plans.append([])
             room = limit

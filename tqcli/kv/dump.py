@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcli import workers
 from tqcli.errors import InputError
+from tqcli.kernels import choose
+from tqcli.kv import checksum
 from tqcli.kv.container import Container, Stored, place_of
+from tqcli.words import counted
 
-SCHEMA = "tq.dump/1"
+SCHEMA = "tq.dump/2"
+FIRST_SCHEMA = "tq.dump/1"  # SHA-256 of each tensor's data, none of the header; read, not written
 # Hand-made excerpts: the same tensors, a shorter record without hashes.
 EXCERPT_SCHEMA = "excerpt"
 SIDES = ("k", "v")
@@ -45,6 +50,10 @@ class KVTensor:
     layer: int
     side: str
     stored: Stored
+
+    def __repr__(self) -> str:
+        """``<layers.3.k: float16 (1, 2, 256, 128)>``."""
+        return f"<{self.name}: {self.dtype.name} {self.shape}>"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -91,6 +100,7 @@ class Dump(Container):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
+        self._digests: dict[tuple[str, str], str] = {}
         try:
             self.source, self.domain = self._check_record()
             self.tensors = self._collect()
@@ -98,15 +108,25 @@ class Dump(Container):
             self.close()
             raise
 
+    def __repr__(self) -> str:
+        """``<dump kv.safetensors: k, v, q of 4 layers, original domain>``."""
+        sides = ", ".join(side for side in "kvq" if any(t.side == side for t in self.tensors))
+        layers = counted(len(self.layers), "layer")
+        return f"<dump {self.path}: {sides} of {layers}, {self.domain} domain>"
+
     def _check_record(self) -> tuple[dict[str, Any], str]:
         schema = self.record.get("schema")
         if schema is None:
             return {}, "original"  # plain arrays under the right names: no provenance, no hashes
         if schema == EXCERPT_SCHEMA:
             return {k: v for k, v in self.record.items() if k != "schema"}, "original"
-        if schema != SCHEMA:
+        if schema not in (SCHEMA, FIRST_SCHEMA):
             hint = "; unpack it first (tq unpack)" if str(schema).startswith("tq.packed/") else ""
-            raise InputError(f"{self.path}: schema {schema!r}; a dump is {SCHEMA!r}{hint}")
+            raise InputError(
+                f"{self.path}: schema {schema!r}; a dump is {SCHEMA!r} or {FIRST_SCHEMA!r}{hint}"
+            )
+        if schema == SCHEMA:
+            self.require_checksums()
         source, domain = self.record.get("source"), self.record.get("domain")
         if not isinstance(source, dict) or domain not in DOMAINS:
             raise InputError(f"{self.path}: dump metadata lacks 'source' or a legal 'domain'")
@@ -178,21 +198,36 @@ class Dump(Container):
         stored = self.stored.get("token_ids")
         return None if stored is None else stored.read()
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the names and hashes of K and V: equal for equal tensors, sharded or not.
+    def fingerprint(self, name: str = checksum.HASH) -> str:
+        """Identity of K and V: equal for equal tensors, however sharded and with any metadata.
 
-        Tensors without a promised hash are read and hashed.
+        The checksum of one line ``NAME HEX`` a tensor, in the order of :attr:`tensors`, with the
+        digest of its data.
+
+        Parameters
+        ----------
+        name : str
+            The hash. Tensors whose metadata has no digest by it are read and hashed, once.
         """
-        total = sha256()
-        for tensor in self.kv():
-            own = tensor.stored.sha256
-            if own is None:
-                one = sha256()
-                for _, piece in tensor.stored.pieces():
-                    one.update(piece.reshape(-1).view(np.uint8).data)
-                own = one.hexdigest()
-            total.update(f"{tensor.name} {own}\n".encode())
-        return total.hexdigest()
+        tensors = self.kv()
+        jobs = [partial(self._digest, tensor.stored, name) for tensor in tensors]
+        digests = workers.run(jobs, choose.threads())
+        total = checksum.Digest(name)
+        for tensor, own in zip(tensors, digests, strict=True):
+            total.update_text(f"{tensor.name} {own.partition(':')[2]}\n")
+        return total.checksum()
+
+    def _digest(self, stored: Stored, name: str) -> str:
+        """The checksum of a tensor's data by this hash, as promised or as computed."""
+        if stored.digest is not None and checksum.name_of(stored.digest) == name:
+            return stored.digest
+        key = (stored.entry.name, name)
+        if key not in self._digests:
+            digest = checksum.Digest(name)
+            for _, piece in stored.pieces():
+                digest.update(piece)
+            self._digests[key] = digest.checksum()
+        return self._digests[key]
 
 
 def check_extra(path: str, stored: Stored) -> None:

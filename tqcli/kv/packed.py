@@ -16,10 +16,14 @@ import numpy as np
 from tqcli import codecs
 from tqcli.codecs import Codec
 from tqcli.errors import InputError
+from tqcli.kv import checksum
 from tqcli.kv.container import Container, Stored, place_of
-from tqcli.kv.dump import EXTRAS, FLOATS, SIDES, check_axes, check_extra
+from tqcli.kv.dump import EXTRAS, FLOATS, SIDES, Dump, check_axes, check_extra
+from tqcli.words import counted
 
-SCHEMA = "tq.packed/1"
+SCHEMA = "tq.packed/2"
+FIRST_SCHEMA = "tq.packed/1"  # SHA-256 of each tensor's data, none of the header; only read
+SCHEMAS = (SCHEMA, FIRST_SCHEMA)
 _SUFFIX = ".blocks"
 
 
@@ -47,15 +51,20 @@ class PackedTensor:
     dtype: str
     stored: Stored
 
+    def __repr__(self) -> str:
+        """``<layers.3.k: turbo3 blocks of (1, 2, 256, 128)>``."""
+        return f"<{self.name}: {self.types} blocks of {self.shape}>"
+
+    @property
+    def types(self) -> str:
+        """Ids of its codecs, each once."""
+        return " ".join(dict.fromkeys(codec.id for codec in self.codecs))
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(batch, heads, seq_len, head_dim) of the dump."""
         batch, heads, seq_len, _, _ = self.stored.entry.shape
         return batch, heads, seq_len, self.head_dim
-
-    def codec_of_head(self, head: int) -> Codec:
-        """The codec of one head."""
-        return self.codecs[head if len(self.codecs) > 1 else 0]
 
 
 class Packed(Container):
@@ -73,11 +82,14 @@ class Packed(Container):
         super().__init__(path)
         try:
             schema = self.record.get("schema")
-            if schema != SCHEMA:
+            if schema not in SCHEMAS:
                 hint = "; pack it first (tq quantize)" if str(schema).startswith("tq.dump/") else ""
                 raise InputError(
-                    f"{self.path}: schema {schema!r}; a packed cache is {SCHEMA!r}{hint}"
+                    f"{self.path}: schema {schema!r}; a packed cache is "
+                    f"{' or '.join(map(repr, SCHEMAS))}{hint}"
                 )
+            if schema == SCHEMA:
+                self.require_checksums()
             source = self.record.get("source")
             if not isinstance(source, dict):
                 raise InputError(f"{self.path}: metadata lacks 'source'")
@@ -86,6 +98,12 @@ class Packed(Container):
         except BaseException:
             self.close()
             raise
+
+    def __repr__(self) -> str:
+        """``<packed cache p.safetensors: k q8_0, v turbo3 of 4 layers>``."""
+        kinds = dict.fromkeys(f"{t.side} {t.types}" for t in self.tensors)
+        layers = counted(len({t.layer for t in self.tensors}), "layer")
+        return f"<packed cache {self.path}: {', '.join(kinds)} of {layers}>"
 
     def _collect(self) -> list[PackedTensor]:
         found = []
@@ -111,7 +129,7 @@ class Packed(Container):
             raise InputError(f"{where}: head_dim {head_dim!r}; a whole number is legal")
         if dtype not in FLOATS:
             raise InputError(f"{where}: dtype {dtype!r}; {', '.join(FLOATS)} are legal")
-        if stored.sha256 is None:
+        if stored.digest is None:
             raise InputError(f"{where}: metadata lacks sha256")
         if not isinstance(configs, list):
             configs = [configs]
@@ -138,6 +156,21 @@ class Packed(Container):
                 )
         return PackedTensor(name[: -len(_SUFFIX)], layer, side, made, head_dim, dtype, stored)
 
+    @property
+    def origin(self) -> str | None:
+        """The fingerprint of the dump that was packed; None where it does not say."""
+        dump = self.record.get("dump")
+        if not isinstance(dump, Mapping):
+            return None
+        if first := dump.get("sha256"):  # schema version 1
+            return f"{checksum.FIRST_HASH}:{first}"
+        return str(dump["fingerprint"]) if dump.get("fingerprint") else None
+
+    def made_from(self, dump: Dump) -> bool:
+        """Whether this cache says that it was made from just these K and V."""
+        name = checksum.name_of(self.origin or "")
+        return name in checksum.HASHES and self.origin == dump.fingerprint(name)
+
     def get(self, layer: int, side: str) -> PackedTensor | None:
         """One tensor, or None."""
         for tensor in self.tensors:
@@ -156,14 +189,17 @@ def open_packed(path: str | os.PathLike[str]) -> Packed:
 
 
 def packed_record(
-    source: Mapping[str, Any], domain: str, dump_sha256: str, version: str
+    source: Mapping[str, Any], domain: str, fingerprint: str | None, version: str
 ) -> dict[str, Any]:
-    """Metadata of a packed cache, without the records of its tensors."""
+    """Metadata of a packed cache, without the records of its tensors.
+
+    `fingerprint` is that of the dump; None where blocks came without one.
+    """
     return {
         "schema": SCHEMA,
         "tq": version,
         "source": dict(source),
-        "dump": {"sha256": dump_sha256, "domain": domain},
+        "dump": {"fingerprint": fingerprint, "domain": domain},
         "tensors": {},
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -20,9 +20,11 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
+from tqcli import workers
 from tqcli.errors import InputError
 from tqcli.jsonfile import require_modest
-from tqcli.kv.digest import Digest
+from tqcli.kv.checksum import Digest, name_of
+from tqcli.kv.positional import read_at
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -31,6 +33,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "I32": np.dtype("<i4"),
 }
+# Sums of a calibration are float64; no other file is.
+ALL_DTYPES = {**DTYPES, "F64": np.dtype("<f8")}
+DTYPE_NAMES = {dtype: name for name, dtype in ALL_DTYPES.items()}
 # About 100 bytes a tensor: room for 65,536 of them and their metadata.
 MAX_HEADER = 32 << 20
 MAX_TENSORS = 65_536
@@ -63,6 +68,8 @@ class TensorFile:
     Parameters
     ----------
     path : str or path
+    dtypes : mapping of str to dtype
+        Those that may occur, by their names in the header.
 
     Raises
     ------
@@ -70,8 +77,10 @@ class TensorFile:
         If the file is no readable, whole, well-formed safetensors file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+    def __init__(
+        self, path: str | os.PathLike[str], dtypes: Mapping[str, np.dtype[Any]] = DTYPES
+    ) -> None:
+        self.path, self._dtypes = os.fspath(path), dtypes
         self._file = _open_regular(self.path)
         try:
             self.size = os.fstat(self._file.fileno()).st_size
@@ -136,11 +145,11 @@ class TensorFile:
             with safetensors.safe_open(self.path, framework="np") as opened:
                 for name in opened.offset_keys():
                     part = opened.get_slice(name)
-                    dtype = DTYPES.get(str(part.get_dtype()))
+                    dtype = self._dtypes.get(str(part.get_dtype()))
                     if dtype is None:
                         raise InputError(
                             f"{self.path}: {name}: dtype {part.get_dtype()}; "
-                            f"{', '.join(DTYPES)} are legal"
+                            f"{', '.join(self._dtypes)} are legal"
                         )
                     entry = Entry(name, dtype, tuple(part.get_shape()), offset)
                     entries[name] = entry
@@ -151,13 +160,15 @@ class TensorFile:
         return entries, metadata
 
     def read(self, entry: Entry, start: int, out: NDArray[Any]) -> None:
-        """Fill the contiguous array `out` with the data of `entry` from its byte `start` on."""
+        """Fill the contiguous array `out` with the data of `entry` from its byte `start` on.
+
+        Threads may read at the same time.
+        """
         view = out.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(view):
             try:
-                self._file.seek(entry.offset + start + done)
-                got = self._file.readinto(view[done:])
+                got = read_at(self._file, view[done:], entry.offset + start + done)
             except OSError as error:
                 raise InputError(
                     f"{self.path}: {entry.name}: cannot be read ({error.strerror})"
@@ -170,7 +181,7 @@ class TensorFile:
             done += got
 
     def chunks(
-        self, entry: Entry, axes: int, limit: int, sha256: str | None = None
+        self, entry: Entry, axes: int, limit: int, checksum: str | None = None
     ) -> Iterator[tuple[int, NDArray[Any]]]:
         """The tensor as vectors, piece by piece.
 
@@ -181,31 +192,33 @@ class TensorFile:
             How many of the last axes make one vector.
         limit : int
             Bytes of one piece; at least one vector comes.
-        sha256 : str, optional
-            Checked once the last piece was taken.
+        checksum : str, optional
+            Compared once the last piece was taken.
 
         Yields
         ------
         (first, vectors)
-            Flat index of the first vector, and an array ``(n, values)``. Two buffers take turns:
-            an array is overwritten when the one after the next is asked for.
+            Flat index of the first vector, and an array ``(n, values)`` that is overwritten when
+            the next is asked for.
         """
         width = int(np.prod(entry.shape[-axes:], dtype=object)) if entry.shape else 1
         vectors = entry.nbytes // max(width * entry.dtype.itemsize, 1)
         step = max(limit // max(width * entry.dtype.itemsize, 1), 1)
-        # Fresh pages would cost as much as reading into them; the digest lags by one piece.
-        buffers = [np.empty((min(step, vectors), width), entry.dtype) for _ in range(2)]
-        with Digest(active=sha256 is not None) as digest:
-            for turn, first in enumerate(range(0, vectors, step)):
-                piece = buffers[turn % 2][: vectors - first]
-                self.read(entry, first * width * entry.dtype.itemsize, piece)
+        # One buffer for all pieces: fresh pages would cost as much as reading into them.
+        buffer = np.empty((min(step, vectors), width), entry.dtype)
+        digest = None if checksum is None else Digest(name_of(checksum))
+        for first in range(0, vectors, step):
+            workers.check()
+            piece = buffer[: vectors - first]
+            self.read(entry, first * width * entry.dtype.itemsize, piece)
+            if digest is not None:
                 digest.update(piece)
-                yield first, piece
-            if sha256 is not None and (came := digest.hexdigest()) != sha256:
-                raise InputError(
-                    f"{self.path}: {entry.name}: sha256 is {came[:16]}..., the metadata says "
-                    f"{sha256[:16]}...; the file is damaged, make it anew"
-                )
+            yield first, piece
+        if digest and checksum and (came := digest.checksum()) != checksum:
+            raise InputError(
+                f"{self.path}: {entry.name}: checksum is {came[:24]}..., the metadata says "
+                f"{checksum[:24]}...; the file is damaged, make it anew"
+            )
 
     def close(self) -> None:
         """Close the file."""

@@ -4,73 +4,72 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.errors import InputError
-from tqcli.kv.atomic import replacing, reserve
-from tqcli.kv.digest import Digest
-from tqcli.kv.tensorfile import DTYPES, LENGTH_BYTES
+from tqcli.kv import checksum
+from tqcli.kv.atomic import blamed, reserve, scratch
+from tqcli.kv.flusher import Flusher
+from tqcli.kv.positional import write_at
+from tqcli.kv.tensorfile import DTYPE_NAMES, LENGTH_BYTES
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_NO_DIGEST = "0" * 64
+Spec = tuple[str, np.dtype[Any], tuple[int, ...]]
 ALIGNMENT = 64  # data starts on a cache line, so that a C program can map it
 
 
 class TensorWriter:
-    """One safetensors file, written front to back.
+    """One safetensors file under a temporary name, which :meth:`place` gives its own.
 
-    The header holds a hash of each tensor, so room is left for it and it is filled in at the end.
+    The header holds checksums of what comes after it, so room is left for it and it is written
+    last. Threads may write different tensors at the same time, in any order.
 
     Parameters
     ----------
     path : str or path
+        The temporary file lies beside it, and errors name it.
     tensors : sequence of (name, dtype, shape)
-        What will be written, in this order.
-    metadata : callable
-        Given ``{name: sha256}``, the text of the one metadata key ``tq``. Its length may not
-        depend on the hashes.
-    force : bool
-        Replace an existing file.
+        What will be written; the data lie in the file in this order.
+    record : mapping
+        The metadata. ``checksum``, and ``digest`` of each tensor under ``tensors``, are added.
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        tensors: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]],
-        metadata: Callable[[Mapping[str, str]], str],
-        *,
-        force: bool = False,
+        self, path: str | os.PathLike[str], tensors: Sequence[Spec], record: Mapping[str, Any]
     ) -> None:
         self.path = os.fspath(path)
-        self._tensors = list(tensors)
-        self._metadata = metadata
-        self._force = force
-        self._hashes = {name: _NO_DIGEST for name, _, _ in tensors}
-        self._next = 0
+        self._tensors = {spec[0]: spec for spec in tensors}
+        self._record = record
+        self._digests: dict[str, str] = {}
+        self._starts: dict[str, int] = {}
 
     def __enter__(self) -> TensorWriter:
-        """Open the temporary file and reserve the header."""
+        """Open the temporary file and claim its room on disk."""
+        blank = self._header(dict.fromkeys(self._tensors, checksum.zeros()), checksum.zeros())
+        end = self._header_bytes = len(blank)
+        for name, spec in self._tensors.items():
+            self._starts[name] = end
+            end += nbytes(spec)
         with ExitStack() as stack:
-            self._file: IO[bytes] = stack.enter_context(replacing(self.path, force=self._force))
-            self._header = self._make_header()
-            reserve(self._file, len(self._header) + sum(_nbytes(*t[1:]) for t in self._tensors))
-            self._file.write(self._header)
+            self._file, self._name = stack.enter_context(scratch(Path(self.path)))
+            self._flusher = stack.enter_context(Flusher(self._file))
+            reserve(self._file, end)
             self._stack = stack.pop_all()
         return self
 
-    def _make_header(self) -> bytes:
-        header: dict[str, Any] = {"__metadata__": {"tq": self._metadata(self._hashes)}}
+    def _header(self, digests: Mapping[str, str], own: str) -> bytes:
+        header: dict[str, Any] = {"__metadata__": {"tq": self._metadata(digests, own)}}
         offset = 0
-        for name, dtype, shape in self._tensors:
-            end = offset + _nbytes(dtype, shape)
+        for name, dtype, shape in self._tensors.values():
+            end = offset + nbytes((name, dtype, shape))
             header[name] = {
-                "dtype": _NAMES[dtype],
+                "dtype": DTYPE_NAMES[dtype],
                 "shape": list(shape),
                 "data_offsets": [offset, end],
             }
@@ -79,49 +78,69 @@ class TensorWriter:
         text += b" " * (-(LENGTH_BYTES + len(text)) % ALIGNMENT)
         return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
-    def write(self, name: str, pieces: Any) -> None:
-        """Write the next tensor from an iterable of contiguous arrays, in order.
+    def _metadata(self, digests: Mapping[str, str], own: str) -> str:
+        known = self._record["tensors"]
+        tensors = {n: {**known.get(n, {}), "digest": digests[n]} for n in self._tensors}
+        record = {**self._record, "checksum": own, "tensors": tensors}
+        return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+    def write(self, name: str, pieces: Iterable[NDArray[Any]]) -> None:
+        """Write a tensor from contiguous arrays that follow one another.
 
         Raises
         ------
         InputError
-            If the pieces do not add up to the size that was announced.
+            If the tensor was not announced or came before, the pieces do not add up to its size,
+            or the disk refuses.
         """
-        expected, dtype, shape = self._tensors[self._next]
-        if name != expected:
-            raise InputError(f"{self.path}: {name} came where {expected} was announced")
-        size = _nbytes(dtype, shape)
+        if name not in self._tensors or name in self._digests:
+            raise InputError(f"{self.path}: {name} was not announced, or came twice")
+        size = nbytes(self._tensors[name])
+        digest = checksum.Digest()
         done = 0
-        with Digest() as digest:
-            for piece in pieces:
-                array: NDArray[Any] = np.ascontiguousarray(piece, dtype)
+        for piece in pieces:
+            array: NDArray[Any] = np.ascontiguousarray(piece, self._tensors[name][1])
+            if done + array.nbytes <= size:  # what is too much would run into the next tensor
                 digest.update(array)
-                self._file.write(array.reshape(-1).view(np.uint8).data)
-                done += array.nbytes
-            self._hashes[name] = digest.hexdigest()
+                with blamed(self.path):
+                    view = array.reshape(-1).view(np.uint8).data
+                    write_at(self._file, view, self._starts[name] + done)
+                    self._flusher.wrote(array.nbytes)
+            done += array.nbytes
         if done != size:
             raise InputError(f"{self.path}: {name}: {done} bytes came, {size} were announced")
-        self._next += 1
+        self._digests[name] = digest.checksum()
+
+    def finish(self) -> str:
+        """Write the header, bring all to disk and close the file; the checksum of the header."""
+        for name in self._tensors:
+            if name not in self._digests:
+                raise InputError(f"{self.path}: {name} was never written")
+        entries = ((n, DTYPE_NAMES[dtype], shape) for n, dtype, shape in self._tensors.values())
+        blank = self._metadata(self._digests, checksum.zeros())
+        own = checksum.of_header(blank, entries, checksum.HASH)
+        self.header = self._header(self._digests, own)
+        with blamed(self.path):
+            write_at(self._file, memoryview(self.header), 0)
+            self._flusher.finish()
+            self._file.close()
+        return own
+
+    def place(self, path: str | os.PathLike[str]) -> None:
+        """Give the finished file its name, in place of what stands there."""
+        with blamed(path):
+            os.replace(self._name, path)
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool | None:
-        """Fill in the hashes and put the file in its place; on an error, leave nothing."""
-        if error is not None:
-            return self._stack.__exit__(kind, error, trace)
-        with self._stack:
-            if self._next != len(self._tensors):
-                raise InputError(f"{self.path}: {self._tensors[self._next][0]} was never written")
-            final = self._make_header()
-            if len(final) != len(self._header):
-                raise InputError(f"{self.path}: metadata changed its length while writing")
-            self._file.seek(0)
-            self._file.write(final)
-        return None
+    ) -> None:
+        """Close the file, and remove it if it was not placed."""
+        self._stack.close()
 
 
-def _nbytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=object)) * dtype.itemsize
+def nbytes(spec: Spec) -> int:
+    """Bytes of data of a tensor."""
+    return int(np.prod(spec[2], dtype=object)) * spec[1].itemsize

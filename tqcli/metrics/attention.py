@@ -1,26 +1,30 @@
 """What quantized K and V do to attention: one group of query heads over one KV head.
 
-Scores, weights and outputs are computed twice, from K and V and from what they decode to. Keys
-fall in two parts, the first tokens of the sequence (*sinks*) and the rest. Each part gives a
-softmax of its own, and the two are joined by their log sums, so that an error in the sinks alone
-and an error in the rest alone cost nothing more than both together.
+Scores, weights and outputs come from K and V once; of every candidate, the changes of scores,
+weights and outputs come from its errors, so that no error is no change, and what is small keeps
+its digits. Keys fall in two parts, the first tokens of the sequence (*sinks*) and the rest. Each
+part gives a softmax of its own, and the two are joined by their log sums, so that an error in the
+sinks alone and an error in the rest alone cost nothing more than both together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcli.metrics.attention_parts import F32, F64, Keys, Part, join, softmax
-from tqcli.metrics.attention_stats import COLUMN, FIELDS, SCOPES, SIDES, AttentionStats, merged
+from tqcli.metrics.attention_join import Original
+from tqcli.metrics.attention_keys import F32, Error, Keys
+from tqcli.metrics.attention_parts import Change, Scratch, change, softmax
+from tqcli.metrics.attention_stats import AttentionStats, merged
 from tqcli.metrics.causal import Ints, Span, tiles
 
 SINKS = 4
-# Values of one tile of scores: several such arrays stay in a core's cache.
-TILE = 1 << 18
+# Values of one tile of scores: large enough to hide what a NumPy call costs, and cached at that.
+TILE = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -43,80 +47,87 @@ class Scoring:
 
 
 def attend(
-    queries: NDArray[Any], keys: Keys, span: Span, positions: Ints, scoring: Scoring, key: int
-) -> AttentionStats:
-    """Measure the queries that share one KV head.
+    queries: NDArray[Any],
+    keys: Keys,
+    errors: Sequence[tuple[Error, Error]],
+    span: Span,
+    positions: Ints,
+    scoring: Scoring,
+    key: int,
+) -> list[AttentionStats]:
+    """Measure the queries that share one KV head, for one or several candidates.
+
+    The figures of a candidate do not depend on which others are measured with it.
 
     Parameters
     ----------
     queries : array, shape (heads, positions, head_dim)
     keys : Keys
         Of all tokens of the sequence.
+    errors : sequence of (Error, Error)
+        What :meth:`Error.of` gave for each candidate, cut at ``scoring.sinks``.
     span : Span
     positions : int array, shape (positions,)
         Ascending positions of the queries in the sequence.
     scoring : Scoring
     key : int
         Names the sequence in the accumulator.
+
+    Returns
+    -------
+    list of AttentionStats
+        One for each of `errors`.
     """
-    parts = []
+    parts: list[list[AttentionStats]] = [[] for _ in errors]
+    scratch = (Scratch(0), Scratch(TILE))
     for tile in tiles(span, positions, queries.shape[0], TILE):
         scaled = queries[:, tile].astype(np.float32) * np.float32(scoring.scale)
-        table, divergences = _measure(scaled, keys, span, positions[tile], scoring)
-        parts.append(AttentionStats.of(key, positions[tile], table, divergences))
-    return merged(parts)
+        original = _original(scaled, keys, span, positions[tile], scoring, scratch)
+        for part, error in zip(parts, errors, strict=True):
+            changes = _changes(scaled, keys, original, error, scoring, scratch)
+            table, divergences = original.measure(changes)
+            part.append(AttentionStats.of(key, positions[tile], table, divergences))
+    return [merged(part) for part in parts]
 
 
-def _measure(q: F32, keys: Keys, span: Span, positions: Ints, scoring: Scoring) -> tuple[F64, F64]:
+def _original(
+    q: F32,
+    keys: Keys,
+    span: Span,
+    positions: Ints,
+    scoring: Scoring,
+    scratch: tuple[Scratch, Scratch],
+) -> Original:
+    """Softmax over the sinks and over the rest."""
     first, last = span.keys(positions)
     edge = min(max(scoring.sinks, first), last)
-    cuts = ((first, edge), (edge, last))
     sink, rest = (
-        softmax(q, keys, a, b, span.hidden(positions, a, b), scoring.softcap) for a, b in cuts
+        softmax(q, keys, a, b, span.hidden(positions, a, b), scoring.softcap, room)
+        for (a, b), room in zip(((first, edge), (edge, last)), scratch, strict=True)
     )
-    heads, count, _ = q.shape
-    seen = np.tile(span.seen(positions), heads)
-    base = join(sink, rest, (0, 0), (0, 0))
-    rows: dict[str, NDArray[Any]] = {
-        "queries": np.ones(heads * count),
-        "pairs": seen,
-        "signal": _energy(base.out),
-    }
-    divergences = np.empty((len(SCOPES), heads * count))
-    for at, scope in enumerate(SCOPES):
-        on = (int(scope != "rest"), int(scope != "sinks"))
-        rows[f"score_{scope}"] = _spread(sink, rest, on, seen)
-        new = {
-            "k": join(sink, rest, on, (0, 0)),
-            "v": join(sink, rest, (0, 0), on),
-            "kv": join(sink, rest, on, on),
-        }
-        drift = on[0] * base.sink_weight * sink.drift + on[1] * (1 - base.sink_weight) * rest.drift
-        # log W - log W' is (log sum' - log sum) - change; less than nothing is rounding.
-        divergences[at] = np.maximum(new["k"].log_sum - base.log_sum - drift, 0)
-        rows[f"kl_{scope}"] = divergences[at]
-        rows[f"top_{scope}"] = new["k"].top_key == base.top_key
-        for side in SIDES:
-            rows[f"{side}_{scope}"] = _energy(new[side].out - base.out)
-    table = np.empty((count, len(FIELDS)))
-    for name, values in rows.items():
-        table[:, COLUMN[name]] = values.reshape(heads, count).sum(axis=0)
-    return table, divergences
+    return Original(sink, rest, q.shape[:2])
 
 
-def _spread(sink: Part, rest: Part, on: tuple[int, int], seen: Ints) -> F64:
-    """Sum of squared changes of score about their mean over the keys that each query sees."""
-    change, square = np.zeros(seen.size), np.zeros(seen.size)
-    for part, use in zip((sink, rest), on, strict=True):
-        if not use:
-            continue
-        # What all changes share spreads nothing, unless the keys of one part alone are changed.
-        shared = np.zeros(seen.size) if all(on) else part.common
-        change += part.change + part.seen * shared
-        square += part.change_square + (2 * part.change + part.seen * shared) * shared
-    return np.maximum(square - change**2 / seen, 0)
-
-
-def _energy(rows: F32) -> F64:
-    energy: F64 = np.einsum("ij,ij->i", rows, rows).astype(np.float64)
-    return energy
+def _changes(
+    q: F32,
+    keys: Keys,
+    original: Original,
+    error: tuple[Error, Error],
+    scoring: Scoring,
+    scratch: tuple[Scratch, Scratch],
+) -> tuple[Change, Change]:
+    """What the errors of the sinks, and of the rest, do to their own part."""
+    sink, rest = (
+        change(
+            q,
+            part,
+            keys.v[part.first : part.last],
+            own.of_keys(part.first - start, part.last - start),
+            scoring.softcap,
+            room,
+        )
+        for part, own, start, room in zip(
+            original.parts, error, (0, scoring.sinks), scratch, strict=True
+        )
+    )
+    return sink, rest

@@ -7,11 +7,12 @@ figures that differ say that the tensor is not what the codebook was made for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
 from tqcli.codecs import Codec
-from tqcli.metrics.vector import VectorStats
+from tqcli.metrics.stats import Stats
 
 # Not a seed that any rotation is made from: a shared seed makes data and rotation conspire.
 SEED = 20_260_331
@@ -28,16 +29,14 @@ class NullModel:
     vectors: int
 
 
-def null_stats(
-    codec: Codec, head_dim: int, vectors: int = VECTORS, seed: int = SEED
-) -> VectorStats:
+def null_stats(codec: Codec, head_dim: int, vectors: int = VECTORS, seed: int = SEED) -> Stats:
     """Statistics of `vectors` standard normal vectors through `codec`."""
-    stats = VectorStats()
+    stats = Stats()
     random = np.random.default_rng(seed)
     for start in range(0, vectors, _CHUNK):
         count = min(_CHUNK, vectors - start)
         x = random.standard_normal((count, head_dim), np.float32)
-        stats.add(x, codec.decode(codec.encode(x), head_dim))
+        stats.add(x, codec.decode(codec.encode(x), head_dim), token=start)
     return stats
 
 
@@ -49,18 +48,15 @@ def null_model(codec: Codec, head_dim: int) -> NullModel:
     key = f"{codec.config()} {head_dim}"
     if key not in _cache:
         stats = null_stats(codec, head_dim)
-        variance = float(stats.cosines.var(ddof=1))
-        _cache[key] = NullModel(stats.measures(), variance, VECTORS)
+        _cache[key] = NullModel(stats.measures(), stats.cosine_moments()[2], VECTORS)
     return _cache[key]
 
 
-def z_score(stats: VectorStats, null: NullModel) -> float | None:
+def z_score(stats: Stats, null: NullModel) -> float | None:
     """Difference of the mean cosine from the null model's, in its standard errors."""
-    cosines = stats.cosines
-    if cosines.size < 2:
+    expected = null.measures["cosine_mean"]
+    if stats.vectors < 2 or expected is None:
         return None
-    spread = cosines.var(ddof=1) / cosines.size + null.cosine_variance / null.vectors
-    mean = null.measures["cosine_mean"]
-    if spread <= 0 or mean is None:
-        return None
-    return float((cosines.mean() - mean) / np.sqrt(spread))
+    count, mean, variance = stats.cosine_moments()
+    spread = variance / count + null.cosine_variance / null.vectors
+    return (mean - expected) / sqrt(spread) if spread > 0 else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqcli.errors import InputError, UsageError
+from tqcli.sources.hf.forward import forward, returned_cache
 
 CHUNK_SIZE = 512  # tokens of one forward pass
 
@@ -37,7 +38,7 @@ class Loop:
         """Read tokens into `cache`; no logits are computed."""
         decoder = self.model.get_decoder()
         for ids in self._chunks(tokens):
-            self._check(decoder(input_ids=ids, past_key_values=cache, use_cache=True), cache)
+            self._check(forward(decoder, ids, cache), cache)
 
     def logits(self, tokens: Sequence[int], cache: Any) -> Any:
         """Read tokens into `cache`; float32 tensor (tokens, vocabulary), on the CPU."""
@@ -45,7 +46,7 @@ class Loop:
 
         parts = []
         for ids in self._chunks(tokens):
-            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
+            output = forward(self.model, ids, cache)
             self._check(output, cache)
             parts.append(output.logits[0].float().cpu())
         return torch.cat(parts)
@@ -58,9 +59,9 @@ class Loop:
             yield torch.tensor([chunk], device=self.model.device)
 
     def _check(self, output: Any, cache: Any) -> None:
-        returned = getattr(output, "past_key_values", None)
+        returned = returned_cache(output)
         if returned is not cache:
-            came = "no past_key_values" if returned is None else f"a {type(returned).__name__}"
+            came = "no cache" if returned is None else f"a {type(returned).__name__}"
             raise InputError(
                 f"{type(self.model).__name__}: gives back {came} of its own; legal is a model that "
                 "uses the DynamicCache that it is given"

@@ -17,6 +17,7 @@ from tqcli.model.divergence import Divergence, compare, pooled, total_effect
 from tqcli.model.loop import CHUNK_SIZE, Loop
 from tqcli.model.state import State
 from tqcli.model.subject import Subject
+from tqcli.words import counted
 
 Progress = Callable[[int], None]  # tokens done since the last call
 Row = dict[str, Any]
@@ -51,6 +52,12 @@ class Scores:
     plans: tuple[CachePlan, ...]
     modes: tuple[str, ...]
     texts: Mapping[tuple[str, int], list[Divergence]]
+
+    def __repr__(self) -> str:
+        """``<scores of f16, turbo3, canary; prefix; 4 texts>``."""
+        plans, modes = (", ".join(names) for names in ([p.name for p in self.plans], self.modes))
+        texts = counted(len(next(iter(self.texts.values()), ())), "text")
+        return f"<scores of {plans}; {modes}; {texts}>"
 
     def rows(self) -> list[Row]:
         """One row a mode and plan."""

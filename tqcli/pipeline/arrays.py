@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqcli.codebook import Codebook, Histogram, fit
 from tqcli.codecs.base import require_finite
 from tqcli.errors import InputError
-from tqcli.metrics import OffsetStats, VectorStats
+from tqcli.metrics import Stats
 from tqcli.pipeline.fit import FitOptions, add_vectors
 
 
@@ -20,14 +20,16 @@ def evaluate(x: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float | int | 
     Parameters
     ----------
     x, decoded : float arrays of one shape, (..., seq_len, head_dim)
-        The leading axes are heads (and sequences): the mean that softmax does not see is taken
-        over ``seq_len``, for each by itself.
+        The leading axes are heads (and sequences): the mean of K, which softmax ignores, is
+        taken over ``seq_len``, for each by itself.
 
     Returns
     -------
     dict
-        The vector measures, then ``centred_nmse``, ``offset_ratio`` and ``kurtosis`` (they speak
-        of K).
+        ``vectors``, ``mse``, ``nmse``, ``cosine_mean``, ``cosine_p50``, ``cosine_p1``,
+        ``cosine_p01``, ``cosine_min`` and ``max_abs_error`` of all vectors together; then, for K,
+        ``centred_nmse``, ``offset_ratio`` and ``kurtosis``. ``tq figures`` and
+        ``docs/figures.md`` say what each is. None where there is nothing to measure.
 
     Raises
     ------
@@ -50,12 +52,11 @@ def evaluate(x: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float | int | 
     for name, array in (("first", x), ("second", decoded)):
         if not np.isfinite(array).all():
             raise InputError(f"evaluate: the {name} array holds NaN or Inf; give finite values")
-    vector, offset = VectorStats(), OffsetStats()
+    stats = Stats(offset=True)
     pairs = zip(x.reshape(-1, *x.shape[-2:]), decoded.reshape(-1, *x.shape[-2:]), strict=True)
     for head, (a, b) in enumerate(pairs):
-        vector.add(a, b)
-        offset.add(head, a, b)
-    return vector.measures() | offset.measures()
+        stats.add(a, b, row=head)
+    return stats.measures() | stats.offset_measures()
 
 
 def fit_codebook(
@@ -68,7 +69,7 @@ def fit_codebook(
     x : float array, shape (..., head_dim)
         Each group of `group` values is brought to unit length and rotated.
     bits : int
-        1 to 8.
+        2, 3 or 4: what the turbo family takes.
     group : {64, 128}
     symmetric : bool
         Levels mirror around zero.

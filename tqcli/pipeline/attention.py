@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tqcli.errors import InputError, UsageError
-from tqcli.kernels import choose
 from tqcli.kv.dump import Dump
-from tqcli.metrics.attention import SINKS, attend
-from tqcli.metrics.attention_parts import Keys
+from tqcli.metrics.attention import SINKS
 from tqcli.metrics.attention_stats import AttentionStats, merged
-from tqcli.metrics.causal import Ints, Span, sample_positions
-from tqcli.pipeline.attention_layer import (
-    Layer,
-    decoded_head,
-    plan_layer,
-    projections,
-    read_head,
-)
+from tqcli.metrics.causal import Ints, sample_positions
+from tqcli.pipeline.attention_jobs import jobs, run
+from tqcli.pipeline.attention_layer import Layer, plan_layer
 from tqcli.pipeline.attention_result import AttentionEvaluation, LayerAttention
 from tqcli.pipeline.evaluate import Candidate
-from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress, no_progress
+from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 
 # Pairs of a query and a key that one layer may cost by default: about a second on one core.
 PAIRS = 1 << 25
@@ -68,20 +55,44 @@ def evaluate_attention(
     nonfinite: Nonfinite = "error",
     progress: Progress = no_progress,
 ) -> AttentionEvaluation:
-    """Measure what a candidate does to the attention of every layer that has queries.
+    """Measure what one candidate does; :func:`compare_attention` with a single one."""
+    (result,) = compare_attention(
+        dump, [candidate], options, layers=layers, nonfinite=nonfinite, progress=progress
+    )
+    return result
+
+
+def compare_attention(
+    dump: Dump,
+    candidates: Sequence[Candidate],
+    options: AttentionOptions | None = None,
+    *,
+    layers: list[int] | None = None,
+    nonfinite: Nonfinite = "error",
+    progress: Progress = no_progress,
+) -> list[AttentionEvaluation]:
+    """Measure what candidates do to the attention of every layer that has queries.
+
+    K, V and Q are read once, and attention without an error is computed once for as many
+    candidates as fit in memory together. The figures of each are those that it has alone.
 
     Parameters
     ----------
     dump : Dump
         In the original domain, with ``layers.{i}.q``.
-    candidate : Candidate
+    candidates : sequence of Candidate
     options : AttentionOptions, optional
     layers : list of int, optional
         Only these.
     nonfinite : {"error", "zero", "skip"}
         Here, a skipped vector counts as zero.
     progress : callable
-        Called with the bytes of K and V read since the last call.
+        Called with the bytes of K and V decoded since the last call, those of every candidate.
+
+    Returns
+    -------
+    list of AttentionEvaluation
+        One for each of `candidates`.
 
     Raises
     ------
@@ -89,19 +100,30 @@ def evaluate_attention(
         If queries do not fit their keys, or a value is not finite.
     """
     options = options or AttentionOptions()
-    result = AttentionEvaluation()
+    results = [AttentionEvaluation() for _ in candidates]
+    plans: dict[int, tuple[Layer, Ints]] = {}
     for index in dump.layers if layers is None else layers:
         layer = plan_layer(dump, index, options.sinks)
         if isinstance(layer, str):
-            result.missing[index] = layer
-            continue
-        chosen = sample_positions(layer.positions, _wanted(layer, options), SAMPLE_SEED)
-        jobs = _jobs(dump, layer, candidate, chosen, Cleaner(nonfinite), progress)
-        result.layers[index] = LayerAttention(
-            merged(_in_threads(jobs)), chosen.size, layer.positions, layer.gram is not None
-        )
-        result.notes += layer.notes
-    return result
+            for result in results:
+                result.missing[index] = layer
+        else:
+            wanted = _wanted(layer, options)
+            plans[index] = layer, sample_positions(layer.positions, wanted, SAMPLE_SEED)
+    found: dict[tuple[int, int], list[AttentionStats]] = {}
+    for index, first, stats in run(jobs(dump, plans, candidates, nonfinite, progress)):
+        for at, one in enumerate(stats, start=first):
+            found.setdefault((index, at), []).append(one)
+    for at, result in enumerate(results):
+        for index, (layer, chosen) in plans.items():
+            result.layers[index] = LayerAttention(
+                merged(found.get((index, at), [])),
+                chosen.size,
+                layer.positions,
+                layer.gram is not None,
+            )
+            result.notes += layer.notes
+    return results
 
 
 def require_queries(dump: Dump) -> None:
@@ -117,67 +139,3 @@ def _wanted(layer: Layer, options: AttentionOptions) -> int | None:
         return options.positions or None
     share = PAIRS / max(layer.pairs, 1)
     return None if share >= 1 else max(int(share * layer.positions), LEAST_POSITIONS)
-
-
-def _jobs(
-    dump: Dump,
-    layer: Layer,
-    candidate: Candidate,
-    chosen: Ints,
-    cleaner: Cleaner,
-    progress: Progress,
-) -> Iterator[partial[AttentionStats]]:
-    """Work on one KV head of one sequence at a time; files are read here, in one thread."""
-    batch, heads, seq_len, _ = layer.k.shape
-    project, group = projections(layer), layer.group
-    for row in range(batch * heads):
-        sequence, head = divmod(row, heads)
-        k, v = (read_head(tensor, row, cleaner) for tensor in (layer.k, layer.v))
-        k_new = decoded_head(dump, layer.k, candidate, row, k)
-        v_new = decoded_head(dump, layer.v, candidate, row, v)
-        queries = [read_head(layer.q, row * group + at, cleaner) for at in range(group)]
-        own = chosen[chosen // seq_len == sequence] % seq_len
-        for number, span in enumerate(layer.spans):
-            positions = own[(own >= span.start) & (own < span.stop)]
-            if positions.size:
-                yield partial(
-                    _attend,
-                    [part[span.start : span.stop] for part in (k, k_new, v, v_new)],
-                    np.stack([part[positions] for part in queries]),
-                    layer,
-                    span,
-                    positions - span.start,
-                    None if project is None else project[head],
-                    sequence * len(layer.spans) + number,
-                )
-        progress(k.nbytes + v.nbytes)
-
-
-def _attend(
-    kv: list[NDArray[Any]],
-    queries: NDArray[Any],
-    layer: Layer,
-    span: Span,
-    positions: Ints,
-    project: NDArray[np.float64] | None,
-    key: int,
-) -> AttentionStats:
-    k, k_new, v, v_new = kv
-    # A cap on the scores is no function of differences: keys must stay where they are.
-    shift = layer.scoring.softcap is None
-    keys = Keys.of(k, k_new, v, v_new, shift=shift, project=project)
-    return attend(queries, keys, span, positions, layer.scoring, key)
-
-
-def _in_threads(jobs: Iterator[partial[AttentionStats]]) -> list[AttentionStats]:
-    """Results in the order of the jobs, with no more of them waiting than there are threads."""
-    count = choose.threads()
-    if count == 1:
-        return [job() for job in jobs]
-    done, waiting = [], []
-    with ThreadPoolExecutor(count, thread_name_prefix="tq-attention") as pool:
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) > count:
-                done.append(waiting.pop(0).result())
-        return done + [one.result() for one in waiting]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tqcli.metrics.attention_stats import COLUMN, CONFIDENCE, INTERVALS, AttentionStats, merged
+from tqcli.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,10 @@ class AttentionEvaluation:
     layers: dict[int, LayerAttention] = field(default_factory=dict)
     missing: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """``<attention of 4 layers>``."""
+        return f"<attention of {counted(len(self.layers), 'layer')}>"
 
     def figures(self, layer: int | None, side: str) -> dict[str, Any]:
         """Columns for the row of a layer and side, or of a side over all layers (None).

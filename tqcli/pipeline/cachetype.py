@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tqcli import codecs
@@ -51,6 +52,21 @@ class CacheType:
         except InputError as error:
             raise InputError(f"{tensor.name}: {error}") from error
         return made
+
+
+def parse_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Names of K and V types of each text; none twice, since rows are told apart by them.
+
+    Raises
+    ------
+    UsageError
+        If a text names no pair, or the same one as another.
+    """
+    pairs = [parse_pair(text) for text in texts]
+    for at, pair in enumerate(pairs):
+        if pair in pairs[:at]:
+            raise UsageError(f"type {texts[at]!r} came twice; name each once")
+    return pairs
 
 
 def parse_pair(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from tqcli.errors import InputError
 from tqcli.kv.container import Container
 from tqcli.kv.dump import Dump
-from tqcli.kv.packed import SCHEMA as PACKED_SCHEMA
+from tqcli.kv.packed import SCHEMAS as PACKED_SCHEMAS
 from tqcli.kv.packed import Packed
 from tqcli.pipeline.evaluate import Candidate
 
@@ -29,16 +29,14 @@ def open_candidate(
     container = Container(path)
     schema = container.record.get("schema")
     container.close()
-    if schema != PACKED_SCHEMA:
+    if schema not in PACKED_SCHEMAS:
         with Dump(path) as twin:
-            yield Candidate(dump=twin), {"path": twin.path, "sha256": twin.fingerprint()}
+            yield Candidate(dump=twin), {"path": twin.path, "fingerprint": twin.fingerprint()}
         return
     with Packed(path) as packed:
-        made_from = packed.record.get("dump")
-        origin = made_from.get("sha256") if isinstance(made_from, dict) else None
-        if origin != dump.fingerprint() and not force:
+        if not force and not packed.made_from(dump):
             raise InputError(
                 f"{packed.path}: was made from another dump than {dump.path}; "
                 "give its own dump or pass --force"
             )
-        yield Candidate(packed=packed), {"path": packed.path, "dump_sha256": origin}
+        yield Candidate(packed=packed), {"path": packed.path, "dump_fingerprint": packed.origin}

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tqcli.codebook import distortion_on_gaussian, lloyd_max
 from tqcli.codecs.turbo import TurboCodec
 from tqcli.kv.dump import Dump
-from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
+from tqcli.pipeline.attention import AttentionOptions, compare_attention
 from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
+from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate_all
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 from tqcli.report.verdict import judge_all
 
@@ -31,61 +29,63 @@ def compare(
     ----------
     dump : Dump
     types : sequence of (K type, V type)
-        The first is what the others are held against: ``loses_to_first`` is the share of vectors
+        The first is what the others are held against: ``worse_than_first`` is the share of vectors
         that the first type decodes with less error.
     options : AttentionOptions or None
         None leaves attention out.
     nonfinite, progress
-        As in :func:`tqcli.pipeline.evaluate.evaluate`.
+        As in :func:`tqcli.pipeline.evaluate.evaluate`; with attention, K and V are read twice.
 
     Returns
     -------
     list of dict
-        The pooled row of an evaluation, judged, with ``name`` (of the pair), ``loses_to_first``,
-        ``table_loss`` (distortion of the type's table on Gaussian values over that of the best
-        table of as many levels, minus 1), and the worst layer by what matters for the side:
-        ``worst_layer``, ``worst_value``.
+        The pooled row of an evaluation, judged, with ``name`` (of the pair), ``worse_than_first``,
+        ``codebook_excess`` (distortion of the type's codebook on Gaussian values over that of the
+        best one of as many levels, minus 1), and the layer with the largest error by the figure
+        that the side is judged by: ``worst_layer``, ``worst_layer_error``.
     """
     rows: list[dict[str, Any]] = []
-    first: Evaluation | None = None
-    for k, v in types:
-        candidate = Candidate(k, v)
-        result = evaluate(dump, candidate, nonfinite=nonfinite, progress=progress)
-        first = first or result
+    candidates = [Candidate(k, v) for k, v in types]
+    results = evaluate_all(dump, candidates, nonfinite=nonfinite, progress=progress)
+    attention = []
+    if options is not None:
+        attention = compare_attention(
+            dump, candidates, options, nonfinite=nonfinite, progress=progress
+        )
+    for at, ((k, v), result) in enumerate(zip(types, results, strict=True)):
         every = result.rows()
-        if options is not None:
-            attention = evaluate_attention(dump, candidate, options, nonfinite=nonfinite)
-            attention.extend(every)
+        if attention:
+            attention[at].extend(every)
         judge_all(every)
         for row in every:
             if row["layer"] != "all":
                 continue
             side = row["side"]
             row["name"] = k.name if k == v else f"{k.name}/{v.name}"
-            row["table_loss"] = _table_loss(result, side)
-            row["loses_to_first"] = None if result is first else _losses(result, first, side)
+            row["codebook_excess"] = _codebook_excess(result, side)
+            row["worse_than_first"] = _worse_than_first(result, row) if at else None
             row |= _worst([r for r in every if r["side"] == side and r["layer"] != "all"])
             rows.append(row)
     return rows
 
 
 def _worst(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The layer with the largest error in the domain that the side is judged in."""
-    measure = "centred_nmse" if rows[0]["side"] == "k" else "nmse"
-    known = [r for r in rows if r[measure] is not None]
-    if not known:
-        return {"worst_layer": None, "worst_value": None}
-    worst = max(known, key=lambda r: r[measure])
-    return {"worst_layer": worst["layer"], "worst_value": worst[measure]}
+    """The layer with the largest error in what the side is judged by."""
+    stand_in = "centred_nmse" if rows[0]["side"] == "k" else "nmse"
+    for measure in ("output_error", stand_in):
+        known = [row for row in rows if row.get(measure) is not None]
+        if known:
+            worst = max(known, key=lambda row: row[measure])
+            return {"worst_layer": worst["layer"], "worst_layer_error": worst[measure]}
+    return {"worst_layer": None, "worst_layer_error": None}
 
 
-def _losses(result: Evaluation, first: Evaluation, side: str) -> float | None:
-    mine = result.pooled(side).vector.relative_errors
-    theirs = first.pooled(side).vector.relative_errors
-    return float(np.mean(mine > theirs)) if mine.size else None
+def _worse_than_first(result: Evaluation, row: dict[str, Any]) -> float | None:
+    worse = sum(count for (_, side), count in result.worse.items() if side == row["side"])
+    return worse / row["vectors"] if row["vectors"] else None
 
 
-def _table_loss(result: Evaluation, side: str) -> float | None:
+def _codebook_excess(result: Evaluation, side: str) -> float | None:
     """Only a table tells: ggml types scale each block and have none."""
     losses = [
         _loss(codec)

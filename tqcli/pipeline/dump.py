@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +15,6 @@ from tqcli.errors import InputError, UsageError
 from tqcli.kv.container import ContainerWriter, Spec
 from tqcli.kv.dump import dump_record
 from tqcli.kv.packed import blocks_record, packed_record
-from tqcli.kv.resume import ResumingWriter
 from tqcli.pipeline.pieces import Progress, no_progress
 from tqcli.sources.base import PackedSource, Source, SourceInfo, TensorSpec
 from tqcli.version import __version__
@@ -29,7 +27,6 @@ _DTYPES = {
 }
 _RULES = ("error", "zero")
 _ROWS = 65_536  # vectors looked at together when values are checked
-Writer = Callable[..., ContainerWriter]
 
 
 def write_dump(
@@ -39,7 +36,6 @@ def write_dump(
     nonfinite: str = "error",
     max_shard_bytes: int | None = None,
     force: bool = False,
-    resume: bool = False,
     progress: Progress = no_progress,
 ) -> tuple[str, list[dict[str, Any]]]:
     """Write everything that a source yields into a dump.
@@ -54,8 +50,6 @@ def write_dump(
     max_shard_bytes : int, optional
     force : bool
         Replace existing files.
-    resume : bool
-        Put each shard in place as soon as it is whole, and keep those of an interrupted run.
     progress : callable
         Called with the bytes written since the last call.
 
@@ -67,7 +61,7 @@ def write_dump(
     Raises
     ------
     InputError
-        On values that are not finite; nothing is written then (with `resume`: no further shard).
+        On values that are not finite; nothing is written then.
     """
     if nonfinite not in _RULES:
         raise UsageError(f"--nonfinite {nonfinite}; legal here are {', '.join(_RULES)}")
@@ -76,8 +70,8 @@ def write_dump(
     for spec in info.tensors:
         if spec.stored and spec.stored != spec.dtype:
             record["tensors"][spec.name] = {"stored": spec.stored}
-    make: Writer = ResumingWriter if resume else ContainerWriter
-    writer = make(path, _specs(info), record, max_shard_bytes=max_shard_bytes, force=force)
+    specs = _specs(info)
+    writer = ContainerWriter(path, specs, record, max_shard_bytes=max_shard_bytes, force=force)
     rows = []
     with writer:
         for spec, (name, values) in zip(info.tensors, source.tensors(), strict=True):
@@ -102,7 +96,7 @@ def write_packed(
     """
     info = source.describe()
     by_name = {spec.name: spec for spec in info.tensors}
-    record = packed_record(info.provenance, "original", "", __version__)
+    record = packed_record(info.provenance, "original", None, __version__)
     specs: list[Spec] = []
     for name, codec_id, blocks in source.packed():  # a first pass for shapes and types only
         spec = by_name[name]

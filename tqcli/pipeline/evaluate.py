@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tqcli.codecs import Codec
 from tqcli.errors import InputError
-from tqcli.kv.container import PIECE_BYTES
+from tqcli.kernels import choose
 from tqcli.kv.dump import Dump, KVTensor
 from tqcli.kv.packed import Packed, PackedTensor
-from tqcli.metrics import OffsetStats, VectorStats, null_model, z_score
-from tqcli.metrics.offset import MEASURES as OFFSET_MEASURES
+from tqcli.metrics import Stats, null_model, z_score
 from tqcli.pipeline.cachetype import CacheType
-from tqcli.pipeline.pieces import (
-    Cleaner,
-    Nonfinite,
-    Progress,
-    by_head,
-    decode_piece,
-    encode_piece,
-    no_progress,
-    require_finite,
-)
+from tqcli.pipeline.decoded import Source, from_dump, from_packed, from_type
+from tqcli.pipeline.measure import measure
+from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress, no_progress
+from tqcli.words import counted
+from tqcli.workers import run, serial
 
-# float64 copies of a piece are eight times its float16 bytes.
-_PIECE_BYTES = PIECE_BYTES // 4
 # The null model draws thousands of vectors whatever the file holds; no model has wider heads.
 _MAX_NULL_DIM = 1024
-
-
-@dataclass(eq=False)
-class Stats:
-    """All accumulators of one set of vectors."""
-
-    vector: VectorStats = field(default_factory=VectorStats)
-    offset: OffsetStats = field(default_factory=OffsetStats)
-
-    def merge(self, other: Stats) -> Stats:
-        """The accumulators of both."""
-        return Stats(self.vector.merge(other.vector), self.offset.merge(other.offset))
 
 
 @dataclass(frozen=True)
@@ -61,25 +41,45 @@ class Candidate:
 
 @dataclass(eq=False)
 class Evaluation:
-    """Accumulators by (layer, side, head), and the codec of each side of each layer."""
+    """Figures by (layer, side, head), and the codec of each side of each layer.
 
-    stats: dict[tuple[int, str, int], Stats]
+    Attributes
+    ----------
+    stats : dict
+        By layer, side and head; of all heads under None unless heads were kept apart.
+    codecs : dict
+        By layer and side; empty for a second dump.
+    head_dims : dict
+        By layer and side.
+    worse : dict
+        By layer and side, how many vectors the first candidate decodes with less error.
+    cleaner : Cleaner
+    """
+
+    stats: dict[tuple[int, str, int | None], Stats]
     codecs: dict[tuple[int, str], tuple[Codec, ...]]
     head_dims: dict[tuple[int, str], int]
+    worse: dict[tuple[int, str], int]
     cleaner: Cleaner
+
+    def __repr__(self) -> str:
+        """``<evaluation of k, v of 4 layers>``."""
+        sides = ", ".join(dict.fromkeys(side for _, side in self.codecs))
+        layers = counted(len({layer for layer, _ in self.codecs}), "layer")
+        return f"<evaluation of {sides} of {layers}>"
 
     def pooled(self, side: str) -> Stats:
         """All layers and heads of one side."""
-        return _merged([s for (_, own, _), s in self.stats.items() if own == side])
+        return Stats.merged(s for (_, own, _), s in self.stats.items() if own == side)
 
-    def rows(self, *, per_head: bool = False) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """Measures as rows: each layer and side (and head), then ``all`` for each side."""
         rows = []
         for layer, side in self.codecs:
             heads = {h: s for (la, si, h), s in self.stats.items() if (la, si) == (layer, side)}
-            rows.append(self._row(layer, side, None, _merged(list(heads.values()))))
-            if per_head:
-                rows += [self._row(layer, side, head, stats) for head, stats in heads.items()]
+            whole = heads.pop(None, None) or Stats.merged(heads.values())
+            rows.append(self._row(layer, side, None, whole))
+            rows += [self._row(layer, side, head, stats) for head, stats in heads.items()]
         sides = dict.fromkeys(side for _, side in self.codecs)
         return rows + [self._row(None, side, None, self.pooled(side)) for side in sides]
 
@@ -94,8 +94,7 @@ class Evaluation:
             "type": " ".join(dict.fromkeys(c.id for c in made)) or None,
             "bits_per_value": self._bits(places),
         }
-        row |= stats.vector.measures()
-        row |= stats.offset.measures() if side == "k" else dict.fromkeys(OFFSET_MEASURES)
+        row |= stats.measures() | stats.offset_measures()
         # The null model belongs to one codec and head_dim.
         null = None
         if len({str(c.config()) for c in made}) == 1 and len(dims) == 1:
@@ -103,7 +102,7 @@ class Evaluation:
             null = null_model(made[0], dim) if dim <= _MAX_NULL_DIM else None
         for name in ("cosine_mean", "cosine_p1", "nmse"):
             row[f"null_{name}"] = None if null is None else null.measures[name]
-        row["cosine_z"] = None if null is None else z_score(stats.vector, null)
+        row["cosine_z"] = None if null is None else z_score(stats, null)
         return row
 
     def _bits(self, places: list[tuple[int, str]]) -> float | None:
@@ -112,18 +111,12 @@ class Evaluation:
         return float(np.mean([self.codecs[p][0].bits_per_value(self.head_dims[p]) for p in places]))
 
 
-def _merged(parts: list[Stats]) -> Stats:
-    total = Stats()
-    for part in parts:
-        total = total.merge(part)
-    return total
-
-
 def evaluate(
     dump: Dump,
     candidate: Candidate,
     *,
     only: Collection[tuple[int, str]] | None = None,
+    per_head: bool = False,
     nonfinite: Nonfinite = "error",
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -136,6 +129,8 @@ def evaluate(
     candidate : Candidate
     only : collection of (layer, side), optional
         Leave all other tensors out.
+    per_head : bool
+        Keep the figures of each head apart.
     nonfinite : {"error", "zero", "skip"}
     progress : callable
         Called with the bytes of the dump read since the last call.
@@ -145,64 +140,68 @@ def evaluate(
     InputError
         If the candidate does not fit the dump, or a value cannot be encoded.
     """
-    if dump.domain != "original":
-        raise InputError(f"{dump.path}: {dump.domain} domain; only an original dump is evaluated")
-    result = Evaluation({}, {}, {}, Cleaner(nonfinite))
-    for tensor in dump.kv():
-        if only is not None and (tensor.layer, tensor.side) not in only:
-            continue
-        made, pairs = _pairs(dump, tensor, candidate, result.cleaner)
-        result.codecs[tensor.layer, tensor.side] = made
-        result.head_dims[tensor.layer, tensor.side] = tensor.shape[3]
-        for first, x, decoded, keep in pairs:
-            _add(result, tensor, first, x, decoded, keep)
-            progress(x.shape[0] * x.shape[1] * tensor.dtype.itemsize)
+    (result,) = evaluate_all(
+        dump, [candidate], only=only, per_head=per_head, nonfinite=nonfinite, progress=progress
+    )
     return result
 
 
-def _add(
-    result: Evaluation,
-    tensor: KVTensor,
-    first: int,
-    x: NDArray[Any],
-    decoded: NDArray[Any],
-    keep: NDArray[np.bool_] | None,
-) -> None:
-    _, heads, seq_len, _ = tensor.shape
-    for row, at, part in by_head(first, x, heads, seq_len):
-        window = slice(at - first, at - first + part.shape[0])
-        other = decoded[window]
-        if keep is not None:
-            part, other = part[keep[window]], other[keep[window]]
-        key = (tensor.layer, tensor.side, row % heads)
-        stats = result.stats.setdefault(key, Stats())
-        stats.vector.add(part, other)
-        if tensor.side == "k":
-            stats.offset.add((tensor.layer, row), part, other)
+def evaluate_all(
+    dump: Dump,
+    candidates: Sequence[Candidate],
+    *,
+    only: Collection[tuple[int, str]] | None = None,
+    per_head: bool = False,
+    nonfinite: Nonfinite = "error",
+    progress: Progress = no_progress,
+) -> list[Evaluation]:
+    """Measure what each of several candidates makes of a dump, which is read once.
+
+    Parameters are those of :func:`evaluate`; `progress` is called with the bytes read, times the
+    number of candidates. Tensors are measured on as many threads as kernels may use, and no
+    figure depends on their number.
+    """
+    if dump.domain != "original":
+        raise InputError(f"{dump.path}: {dump.domain} domain; only an original dump is evaluated")
+    tensors = [t for t in dump.kv() if only is None or (t.layer, t.side) in only]
+    sources = [[_source(dump, tensor, one) for one in candidates] for tensor in tensors]
+    cleaners = [Cleaner(nonfinite) for _ in tensors]
+    progress = serial(progress)
+    jobs = [
+        partial(measure, *parts, progress, per_head=per_head)
+        for parts in zip(tensors, sources, cleaners, strict=True)
+    ]
+    found = run(jobs, choose.threads())
+    cleaner = Cleaner(
+        nonfinite, sum(one.zeroed for one in cleaners), sum(one.skipped for one in cleaners)
+    )
+    results = [Evaluation({}, {}, {}, {}, cleaner) for _ in candidates]
+    for tensor, own, measured in zip(tensors, sources, found, strict=True):
+        place = (tensor.layer, tensor.side)
+        for result, source, one in zip(results, own, measured, strict=True):
+            result.stats |= {(*place, head): stats for head, stats in one.stats.items()}
+            result.codecs[place] = source.codecs
+            result.head_dims[place] = tensor.shape[3]
+            result.worse[place] = one.worse
+    return results
 
 
-Pairs = Iterator[tuple[int, NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]]
-
-
-def _pairs(
-    dump: Dump, tensor: KVTensor, candidate: Candidate, cleaner: Cleaner
-) -> tuple[tuple[Codec, ...], Pairs]:
-    """The codecs of a tensor, and pieces of it beside what came back."""
+def _source(dump: Dump, tensor: KVTensor, candidate: Candidate) -> Source:
+    """Where a candidate's version of a tensor comes from; checked before anything is read."""
     if candidate.packed is not None:
         other = candidate.packed.get(tensor.layer, tensor.side)
         _require_match(dump, tensor, candidate.packed.path, other)
         assert other is not None
-        return other.codecs, _against_packed(tensor, candidate.packed, other, cleaner)
+        return from_packed(candidate.packed.path, other)
     if candidate.dump is not None:
         twin = candidate.dump.get(tensor.layer, tensor.side)
         _require_match(dump, tensor, candidate.dump.path, twin)
         assert twin is not None
-        return (), _against_dump(tensor, twin, cleaner)
+        return from_dump(twin)
     chosen = candidate.k if tensor.side == "k" else candidate.v
     if chosen is None:
         raise InputError(f"{dump.path}: no type for {tensor.side}; pass -ctk and -ctv")
-    made = chosen.codecs_for(tensor)
-    return made, _against_type(dump, tensor, made, cleaner)
+    return from_type(dump, tensor, chosen.codecs_for(tensor))
 
 
 def _require_match(
@@ -215,43 +214,3 @@ def _require_match(
             f"{path}: {tensor.name} has shape {other.shape}, {dump.path} has {tensor.shape}; "
             "they must be equal"
         )
-
-
-def _against_type(dump: Dump, tensor: KVTensor, made: tuple[Codec, ...], cleaner: Cleaner) -> Pairs:
-    where, head_dim = f"{dump.path}: {tensor.name}", tensor.shape[3]
-    for first, piece in tensor.stored.pieces(limit=_PIECE_BYTES):
-        cleaned, keep = cleaner.clean(piece)
-        blocks = encode_piece(dump, tensor, made, first, cleaned)
-        decoded = decode_piece(
-            where, made, tensor.shape, first, blocks, lambda c, b: c.decode(b, head_dim)
-        )
-        yield first, cleaned, decoded, keep
-
-
-def _against_packed(
-    tensor: KVTensor, packed: Packed, other: PackedTensor, cleaner: Cleaner
-) -> Pairs:
-    where, head_dim = f"{packed.path}: {other.name}", tensor.shape[3]
-    blocks_shape = other.stored.entry.shape[3:]
-    count = max(_PIECE_BYTES // (head_dim * tensor.dtype.itemsize), 1)
-    mine = tensor.stored.pieces(limit=count * head_dim * tensor.dtype.itemsize)
-    theirs = other.stored.pieces(axes=2, limit=count * int(np.prod(blocks_shape)))
-    for (first, x), (_, flat) in zip(mine, theirs, strict=True):
-        blocks = flat.reshape(-1, *blocks_shape)
-        decoded = decode_piece(
-            where, other.codecs, other.shape, first, blocks, lambda c, b: c.decode(b, head_dim)
-        )
-        cleaned, keep = cleaner.clean(x)
-        require_finite(tensor, first, cleaned)
-        yield first, cleaned, decoded, keep
-
-
-def _against_dump(tensor: KVTensor, twin: KVTensor, cleaner: Cleaner) -> Pairs:
-    count = max(_PIECE_BYTES // (tensor.shape[3] * tensor.dtype.itemsize), 1)
-    mine = tensor.stored.pieces(limit=count * tensor.shape[3] * tensor.dtype.itemsize)
-    theirs = twin.stored.pieces(limit=count * tensor.shape[3] * twin.dtype.itemsize)
-    for (first, x), (_, decoded) in zip(mine, theirs, strict=True):
-        cleaned, keep = cleaner.clean(x)
-        require_finite(tensor, first, cleaned)
-        require_finite(twin, first, decoded)
-        yield first, cleaned, decoded, keep

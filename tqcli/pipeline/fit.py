@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tqcli import rotation
 from tqcli.codebook import Codebook, CodebookSet, Histogram, distortion, fit, lloyd_max
+from tqcli.codecs import codebook_bits
 from tqcli.errors import InputError, UsageError
 from tqcli.kv.container import PIECE_BYTES
 from tqcli.kv.dump import Dump, KVTensor
@@ -39,6 +40,7 @@ class FitOptions:
     Parameters
     ----------
     bits : int
+        Of :func:`tqcli.codecs.codebook_bits`: no cache type takes another codebook.
     side : {"k", "v", "kv"}
         Which tensors count; "kv" makes tables for both sides together.
     per : {"pooled", "layer", "head"}
@@ -60,9 +62,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is not in the lists above."""
-        if not 1 <= self.bits <= 8:
-            raise UsageError(f"--bits {self.bits}; 1 to 8 are legal")
         for name, value, legal in (
+            ("bits", self.bits, codebook_bits()),
             ("side", self.side, get_args(Side)),
             ("per", self.per, get_args(Per)),
             ("weight", self.weight, get_args(Weight)),
@@ -133,12 +134,12 @@ def fit_codebook(
         rows.append(_row(key, split, book, reference))
     provenance = {
         "made_by": f"tq {__version__} fit-codebook",
-        "dumps_sha256": inputs,
+        "dumps": inputs,
         "options": {k: getattr(options, k) for k in FitOptions.__dataclass_fields__},
         "held_out": f"every {HOLDOUT}th token",
         "zeroed_values": cleaner.zeroed,
         "skipped_vectors": cleaner.skipped,
-        "distortion": {row["table"]: row["held_out"] for row in rows},
+        "distortion": {row["table"]: row["distortion_held_out"] for row in rows},
     }
     return CodebookSet(name, tables, provenance), rows
 
@@ -149,9 +150,9 @@ def _row(key: str, split: _Split, book: Codebook, reference: Codebook) -> dict[s
     return {
         "table": key,
         "weight": split.train.total,
-        "train": distortion(split.train, book),
-        "held_out": own,
-        "gaussian_held_out": other,
+        "distortion_train": distortion(split.train, book),
+        "distortion_held_out": own,
+        "distortion_gaussian": other,
         "gain": 1 - own / other if other else None,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from tqcli.codebook import CodebookSet, distortion_on_gaussian, read_codebook
 from tqcli.kv.container import INDEX_SUFFIX, Container
 from tqcli.kv.dump import Dump
-from tqcli.kv.packed import SCHEMA as PACKED_SCHEMA
+from tqcli.kv.packed import SCHEMAS as PACKED_SCHEMAS
 from tqcli.kv.packed import Packed
 from tqcli.pipeline.pieces import Progress, no_progress
 
@@ -51,7 +52,7 @@ def inspect_path(
                     progress(piece.nbytes)
     finally:
         container.close()
-    if schema == PACKED_SCHEMA:
+    if schema in PACKED_SCHEMAS:
         with Packed(path) as packed:
             return _packed(packed)
     with Dump(path) as dump:
@@ -60,7 +61,7 @@ def inspect_path(
 
 def _dump(dump: Dump) -> Inspection:
     rows = [
-        _row(t.name, t.dtype.name, t.shape, t.stored.entry.nbytes, t.stored.sha256)
+        _row(t.name, t.dtype.name, t.shape, t.stored.entry.nbytes, t.stored.digest)
         for t in dump.tensors
     ]
     have = {(t.layer, t.side) for t in dump.tensors}
@@ -81,9 +82,9 @@ def _dump(dump: Dump) -> Inspection:
 def _packed(packed: Packed) -> Inspection:
     rows = []
     for t in packed.tensors:
-        kind = " ".join(dict.fromkeys(codec.id for codec in t.codecs))
-        row = _row(t.name, kind, t.shape, t.stored.entry.nbytes, t.stored.sha256)
-        rows.append(row | {"bits_per_value": t.codecs[0].bits_per_value(t.head_dim)})
+        row = _row(t.name, t.types, t.shape, t.stored.entry.nbytes, t.stored.digest)
+        bits = t.codecs[0].bits_per_value(t.head_dim)
+        rows.append(row | {"values": math.prod(t.shape), "bits_per_value": bits})
     return Inspection("packed cache", rows, _source_notes(packed.source), packed.record)
 
 
@@ -96,7 +97,7 @@ def _codebook(book: CodebookSet) -> Inspection:
             else f"{table.bits} bits, unit variance",
             "levels": " ".join(f"{level:.6g}" for level in table.centroids),
             "gaussian_distortion": distortion_on_gaussian(table),
-            "sha256": table.sha256,
+            "digest": f"sha256:{table.sha256}",
         }
         for key, table in book.tables.items()
     ]
@@ -105,7 +106,7 @@ def _codebook(book: CodebookSet) -> Inspection:
 
 
 def _row(
-    name: str, kind: str, shape: tuple[int, ...], nbytes: int, sha256: str | None
+    name: str, kind: str, shape: tuple[int, ...], nbytes: int, digest: str | None
 ) -> dict[str, Any]:
     batch, heads, seq_len, head_dim = shape
     return {
@@ -116,7 +117,7 @@ def _row(
         "seq_len": seq_len,
         "head_dim": head_dim,
         "bytes": nbytes,
-        "sha256": sha256,
+        "digest": digest,
     }
 
 

@@ -10,6 +10,9 @@ from tqcli.pipeline.inspect import Inspection
 from tqcli.sources.base import Source
 from tqcli.sources.llamacpp.gguf_header import read_header
 
+# K and V, and the token ids and positions beside them.
+_AXES = {4: ("batch", "heads", "seq_len", "head_dim"), 2: ("batch", "seq_len")}
+
 
 def inspect_source(kind: str, source: Source) -> Inspection:
     """Describe a llama.cpp save file or arrays."""
@@ -18,7 +21,7 @@ def inspect_source(kind: str, source: Source) -> Inspection:
         {
             "tensor": spec.name,
             "type": spec.stored or spec.dtype,
-            **dict(zip(_axes(spec.shape), spec.shape, strict=True)),
+            **dict(zip(_AXES[len(spec.shape)], spec.shape, strict=True)),
             "bytes": spec.nbytes or None,
         }
         for spec in info.tensors
@@ -29,15 +32,6 @@ def inspect_source(kind: str, source: Source) -> Inspection:
         if isinstance(value, str | int | float)
     ]
     return Inspection(kind, rows, [*notes, *info.notes], dict(info.provenance))
-
-
-def _axes(shape: tuple[int, ...]) -> tuple[str, ...]:
-    names = ("batch", "heads", "seq_len", "head_dim")
-    if len(shape) == len(names):
-        return names
-    return (
-        ("batch", "seq_len") if len(shape) == 2 else tuple(f"axis {i}" for i in range(len(shape)))
-    )
 
 
 def inspect_gguf(path: Path) -> Inspection:

@@ -14,6 +14,7 @@ from tqcli.pipeline.evaluate import Candidate, Evaluation, evaluate
 from tqcli.pipeline.pieces import Nonfinite, Progress, no_progress
 from tqcli.pipeline.remedy import find_remedy
 from tqcli.report.verdict import conclude, cured, faults, judge, judge_all, name_layers
+from tqcli.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,10 @@ class Judged:
     attention: AttentionEvaluation
     rows: list[dict[str, Any]]
     notes: list[str]
+
+    def __repr__(self) -> str:
+        """``<judged, 10 rows; verdict: fine; ...>``."""
+        return f"<judged, {counted(len(self.rows), 'row')}; {self.notes[-1]}>"
 
 
 def parse_queries(text: str, sinks: int = SINKS) -> AttentionOptions | None:
@@ -76,13 +81,15 @@ def evaluate_and_judge(
     """
     if options is not None and options.positions is not None:
         require_queries(dump)
-    evaluation = evaluate(dump, candidate, nonfinite=nonfinite, progress=progress)
+    evaluation = evaluate(
+        dump, candidate, per_head=per_head, nonfinite=nonfinite, progress=progress
+    )
     attention = AttentionEvaluation()
     if options is not None:
         attention = evaluate_attention(
             dump, candidate, options, nonfinite=nonfinite, progress=progress
         )
-    rows = evaluation.rows(per_head=per_head)
+    rows = evaluation.rows()
     attention.extend(rows)
     judge_all(rows)
     remedies = {side: _remedy(dump, rows, side, nonfinite) for side in "kv" if faults(rows, side)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ from tqcli.codecs import Codec, VectorError
 from tqcli.codecs.base import all_finite
 from tqcli.errors import InputError, UsageError
 from tqcli.kv.dump import Dump, KVTensor
+from tqcli.plan.pieces import by_head as by_head
 
 Nonfinite = Literal["error", "zero", "skip"]
 Progress = Callable[[int], None]
@@ -62,18 +63,6 @@ class Cleaner:
         return np.where(rows[:, None], piece.dtype.type(0), piece), ~rows
 
 
-def by_head(
-    first: int, piece: NDArray[Any], heads: int, seq_len: int
-) -> Iterator[tuple[int, int, NDArray[Any]]]:
-    """Cut a piece where heads change: ``(flat head over batch and heads, first vector, part)``."""
-    at = 0
-    while at < piece.shape[0]:
-        row = (first + at) // seq_len
-        end = min((row + 1) * seq_len - first, piece.shape[0])
-        yield row, first + at, piece[at:end]
-        at = end
-
-
 def require_finite(tensor: KVTensor, first: int, piece: NDArray[Any]) -> None:
     """Refuse NaN and infinities in vectors that start at flat index `first`."""
     if not all_finite(piece):
@@ -114,17 +103,21 @@ def decode_piece(
     first: int,
     blocks: NDArray[np.uint8],
     decode: Decode,
+    checked: bool = True,
 ) -> NDArray[Any]:
-    """Decode vectors with the codec of their head; errors name `where` and the vector."""
+    """Decode vectors with the codec of their head; errors name `where` and the vector.
+
+    Unless `checked`, values that are not finite are left to the caller.
+    """
     _, heads, seq_len, _ = shape
     at = first
     try:
         if len(made) == 1:
-            return _decode_finite(decode, made[0], blocks)
+            return _decode(decode, made[0], blocks, checked)
         parts = []
         for row, start, part in by_head(first, blocks, heads, seq_len):
             at = start
-            parts.append(_decode_finite(decode, made[row % heads], part))
+            parts.append(_decode(decode, made[row % heads], part, checked))
         return np.concatenate(parts)
     except VectorError as error:
         row, token = divmod(at + error.vector, seq_len)
@@ -132,11 +125,11 @@ def decode_piece(
         raise InputError(f"{where}: {place}: {error.what}") from error
 
 
-def _decode_finite(decode: Decode, codec: Codec, blocks: NDArray[np.uint8]) -> NDArray[Any]:
+def _decode(decode: Decode, codec: Codec, blocks: NDArray[np.uint8], checked: bool) -> NDArray[Any]:
     """Refuse values that are not finite: in the blocks already, or beyond the dtype asked for."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = decode(codec, blocks)
-    if values.dtype != np.uint8 and not all_finite(values):
+    if checked and values.dtype != np.uint8 and not all_finite(values):
         row, dim = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
         raise VectorError(
             int(row),

@@ -17,6 +17,7 @@ from tqcli.kv.packed import blocks_record, packed_record
 from tqcli.pipeline.cachetype import CacheType
 from tqcli.pipeline.pieces import Cleaner, Nonfinite, Progress, encode_piece, no_progress
 from tqcli.version import __version__
+from tqcli.workers import serial
 
 
 def quantize(
@@ -72,17 +73,15 @@ def quantize(
         shape = (batch, heads, seq_len, *made[0].blocks_shape(head_dim))
         specs.append((blocks, np.dtype(np.uint8), shape))
         record["tensors"][blocks] = blocks_record(made, head_dim, tensor.dtype.name)
-    rows = []
     writer = ContainerWriter(path, specs, record, max_shard_bytes=max_shard_bytes, force=force)
-    dump.require_apart((*writer.paths, writer.result))
+    dump.require_apart(writer.replaced)
+    one = serial(progress)
+    jobs = [_Encoding(dump, tensor, made, Cleaner(nonfinite), one) for tensor, made in plan]
     with writer:
         for name, _, _ in specs[: len(specs) - len(plan)]:
             writer.write(name, (piece for _, piece in dump.stored[name].pieces()))
-        for tensor, made in plan:
-            job = _Encoding(dump, tensor, made, Cleaner(nonfinite), progress)
-            writer.write(f"{tensor.name}.blocks", job.pieces())
-            rows.append(job.row())
-    return writer.result, rows
+        writer.write_all((f"{job.tensor.name}.blocks", job.pieces()) for job in jobs)
+    return writer.result, [job.row() for job in jobs]
 
 
 class _Encoding:
@@ -116,6 +115,7 @@ class _Encoding:
         return {
             "tensor": self.tensor.name,
             "type": self.codecs[0].id,
+            "values": values,
             "bytes_in": self.tensor.stored.entry.nbytes,
             "bytes_out": self.bytes_out,
             "bits_per_value": 8 * self.bytes_out / values if values else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from tqcli.kv.dump import dump_record
 from tqcli.kv.packed import Packed, PackedTensor
 from tqcli.pipeline.pieces import Progress, decode_piece, no_progress
 from tqcli.version import __version__
+from tqcli.workers import serial
 
 DumpDomain = Literal["original", "rotated", "codes"]
 
@@ -48,6 +50,7 @@ def unpack(
     str
         The path by which the result is opened.
     """
+    progress = serial(progress)
     specs: list[Spec] = []
     for name in ("token_ids", "positions"):
         if name in packed.stored:
@@ -60,13 +63,36 @@ def unpack(
     for tensor in packed.tensors:
         record["tensors"][tensor.name] = {"decoded_from": [c.config() for c in tensor.codecs]}
     writer = ContainerWriter(path, specs, record, max_shard_bytes=max_shard_bytes, force=force)
-    packed.require_apart((*writer.paths, writer.result))
+    packed.require_apart(writer.replaced)
     with writer:
         for name, _, _ in specs[:copied]:
             writer.write(name, (piece for _, piece in packed.stored[name].pieces()))
-        for tensor in packed.tensors:
-            writer.write(tensor.name, decoded(packed, tensor, domain, dtype, progress))
+        writer.write_all(
+            (tensor.name, decoded(packed, tensor, domain, dtype, progress))
+            for tensor in packed.tensors
+        )
     return writer.result
+
+
+def rows(
+    packed: Packed, domain: DumpDomain = "original", dtype: DTypeLike | None = None
+) -> list[dict[str, Any]]:
+    """What :func:`unpack` writes: a row a tensor, with its types and sizes before and after."""
+    found = []
+    for tensor in packed.tensors:
+        out = _dtype(tensor, domain, dtype)
+        found.append(
+            {
+                "tensor": tensor.name,
+                "decoded_from": tensor.types,
+                "type": out.name,
+                "bits_per_value": tensor.codecs[0].bits_per_value(tensor.head_dim),
+                "values": math.prod(tensor.shape),
+                "bytes_in": tensor.stored.entry.nbytes,
+                "bytes_out": math.prod(_shape(tensor, domain)) * out.itemsize,
+            }
+        )
+    return found
 
 
 def decoded(
@@ -86,8 +112,8 @@ def decoded(
             return codec.codes(blocks)
         return codec.decode(blocks, tensor.head_dim, domain=domain, dtype=out)
 
-    # Blocks unfold to several times their bytes, which should stay in cache too.
-    for first, piece in tensor.stored.pieces(axes=2, limit=PIECE_BYTES // 4):
+    # Blocks unfold to several times their bytes.
+    for first, piece in tensor.stored.pieces(axes=2, limit=PIECE_BYTES // 8):
         blocks = piece.reshape(-1, *blocks_shape)
         yield decode_piece(where, tensor.codecs, tensor.shape, first, blocks, decode)
         progress(piece.nbytes)

@@ -10,36 +10,19 @@ from typing import Any
 import numpy as np
 
 from tqcli import kernels
+from tqcli.report.figures import ROWS, Figure
 from tqcli.version import __version__
+from tqcli.words import counted
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a table.
+class Brief:
+    """Rows for one screen instead of all, and what they are in words."""
 
-    Parameters
-    ----------
-    key : str
-        Of the row.
-    heading : str
-    style : str
-        A format specification for numbers: ``.4f``, ``.3g``, ``d``, ``%`` or empty for text.
-    """
-
-    key: str
-    heading: str
-    style: str = ""
-
-    def cell(self, row: Mapping[str, Any]) -> str:
-        """The text of a row's cell; nothing where there is no figure."""
-        value = row.get(self.key)
-        if value is None:
-            return ""
-        if not self.style or isinstance(value, str):
-            return str(value)
-        if self.style == "bytes":
-            return human_bytes(value)
-        return format(value, self.style)
+    rows: Sequence[Row]
+    words: str
 
 
 @dataclass(frozen=True)
@@ -51,27 +34,53 @@ class Report:
     schema : str
         ``tq.evaluate/1`` and so on.
     title : str
-    columns : sequence of Column
-        What people see; JSON and CSV hold every key of the rows.
+    columns : sequence of str
+        Keys that a table shows; JSON and CSV hold every key of the rows.
     rows : list of dict
+        With keys of :data:`tqcli.report.figures.ROWS`.
     notes : sequence of str
         One line each, below the table.
     inputs : list of dict
-        ``path`` and ``sha256`` of what was read.
+        ``path`` and ``fingerprint`` of what was read.
     command : sequence of str
         The command line.
     extra : mapping
         Further keys of the JSON.
+    brief : Brief, optional
+        What a table shows unless every row is asked for.
     """
 
     schema: str
     title: str
-    columns: Sequence[Column]
-    rows: list[dict[str, Any]]
+    columns: Sequence[str]
+    rows: list[Row]
     notes: Sequence[str] = ()
     inputs: Sequence[Mapping[str, Any]] = ()
     command: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    brief: Brief | None = None
+
+    def __repr__(self) -> str:
+        """``<report tq.evaluate/1: 10 rows>``."""
+        return f"<report {self.schema}: {counted(len(self.rows), 'row')}>"
+
+    def figures(self, chosen: Sequence[str] = ()) -> list[Figure]:
+        """Columns of the table: those with a figure somewhere, and not a count of nothing.
+
+        What identifies a row stands first and the verdict stays, whatever is chosen.
+        """
+        shown = [ROWS[key] for key in self.columns]
+        if chosen:
+            fixed = [figure for figure in shown if not figure.rank]
+            last = [figure for figure in fixed if figure.key == "verdict"]
+            added = [ROWS[key] for key in dict.fromkeys(chosen) if ROWS[key] not in fixed]
+            shown = [figure for figure in fixed if figure not in last] + added + last
+        return [f for f in shown if any(self._says(f, row, bool(chosen)) for row in self.rows)]
+
+    @staticmethod
+    def _says(figure: Figure, row: Row, asked: bool) -> bool:
+        value = row.get(figure.key)
+        return bool(value) if figure.adds and not asked else value is not None
 
     def document(self) -> dict[str, Any]:
         """The JSON document."""
@@ -87,12 +96,3 @@ class Report:
             "notes": list(self.notes),
             **self.extra,
         }
-
-
-def human_bytes(count: float) -> str:
-    """Bytes in binary units: ``4.0 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -8,11 +8,11 @@ from typing import Any
 
 from tqcli.errors import InputError
 from tqcli.jsonfile import read_json
-from tqcli.report.views import COMPARE
+from tqcli.report.figures import ROWS
 
 _SCHEMAS = ("tq.evaluate/1", "tq.compare/1")
 _MAX_BYTES = 256 << 20
-_FIGURES = {column.key for column in COMPARE if column.style}
+_FIGURES = {key for key, figure in ROWS.items() if figure.is_number}
 
 
 def read_reports(
@@ -30,7 +30,7 @@ def read_reports(
     for path in paths:
         document = _read(path)
         inputs.append(document["inputs"][0])
-        if inputs[-1].get("sha256") != inputs[0].get("sha256") and not force:
+        if inputs[-1].get("fingerprint") != inputs[0].get("fingerprint") and not force:
             raise InputError(
                 f"{path}: speaks of {inputs[-1].get('path')}, {paths[0]} of "
                 f"{inputs[0].get('path')}, which hold other tensors; compare reports of one dump "
@@ -40,7 +40,7 @@ def read_reports(
             if row.get("layer") == "all":
                 _check_row(f"{path}: row {number}", row)
                 name = f"{path.stem}: {row.get('name') or row.get('type') or 'dump'}"
-                rows.append({"worst_layer": None, **row, "name": name})
+                rows.append({**row, "name": name})
     return rows, inputs
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tqcli.words import spans
+
 FINE, DEGRADED, COLLAPSE = LEVELS = ("fine", "degraded", "collapse")
 
 
@@ -40,9 +42,9 @@ class Rule:
 LAYER = Rule("output_error", "output error", 0.12, 0.75)
 # The same, summed over the layers of the dump.
 MODEL = Rule("output_error", "output error summed over layers", 1.8, 12.0)
-# Without queries: K by what softmax sees of its error, V by its plain error.
-CENTRED = Rule("centred_nmse", "centred error of K", 0.2, 1.0)
-PLAIN = Rule("nmse", "error of V", 0.07, 0.75)
+# Without queries: K by the error that centring leaves, V by its plain error.
+CENTRED = Rule("centred_nmse", "centred nmse of K", 0.2, 1.0)
+PLAIN = Rule("nmse", "nmse of V", 0.07, 0.75)
 
 
 @dataclass(frozen=True)
@@ -147,28 +149,21 @@ def name_layers(layers: Sequence[int]) -> str:
     >>> name_layers([1, 0, 2, 7]), name_layers([3])
     ('layers 0-2, 7', 'layer 3')
     """
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-    return f"layer{'s' if len(layers) > 1 else ''} {text}"
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(spans(layers))}"
 
 
-def _severity(row: Mapping[str, Any]) -> float:
-    for name in (LAYER.figure, CENTRED.figure, PLAIN.figure):
-        value = row.get(name)
-        if value is not None:
-            return float(value)
-    return 0.0
+def severity(row: Mapping[str, Any]) -> tuple[int, float]:
+    """What rows of layers are ordered by: the level, then the figure that it was judged by."""
+    level = row.get("verdict")
+    known = (row.get(rule.figure) for rule in (LAYER, CENTRED, PLAIN))
+    figure = next((value for value in known if value is not None), 0.0)
+    return -1 if level is None else LEVELS.index(level), float(figure)
 
 
 def _layers(rows: Sequence[Mapping[str, Any]], side: str) -> list[Mapping[str, Any]]:
     """Judged rows of the layers of one side, the worst first."""
     own = [r for r in rows if r["side"] == side and r["layer"] != "all" and r["verdict"]]
-    return sorted(own, key=lambda row: (LEVELS.index(row["verdict"]), _severity(row)), reverse=True)
+    return sorted(own, key=severity, reverse=True)
 
 
 def _put(row: dict[str, Any], verdict: Verdict | None) -> None:

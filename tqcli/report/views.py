@@ -1,138 +1,91 @@
-"""What people see of each command's rows: columns, and the sentences below the table."""
+"""What people see of each command's rows: the keys of the columns, in order.
+
+How a key is headed, formatted and ranked stands in :mod:`tqcli.report.figures`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqcli.report.result import Column
+from tqcli.words import spans
 
-QUANTIZE = (
-    Column("tensor", "tensor"),
-    Column("type", "type"),
-    Column("bits_per_value", "bits/value", ".4g"),
-    Column("bytes_in", "before", "bytes"),
-    Column("bytes_out", "after", "bytes"),
-    Column("vanished_vectors", "vanished", "d"),
-    Column("zeroed_values", "zeroed", "d"),
-    Column("skipped_vectors", "skipped", "d"),
+Keys = tuple[str, ...]
+
+QUANTIZE: Keys = (
+    "tensor", "type", "bits_per_value", "bytes_in", "bytes_out", "vanished_vectors",
+    "zeroed_values", "skipped_vectors",
+)  # fmt: skip
+UNPACK: Keys = ("tensor", "decoded_from", "type", "bits_per_value", "bytes_in", "bytes_out")
+EVALUATE: Keys = (
+    "layer", "side", "head", "type", "bits_per_value", "cosine_mean", "cosine_p1", "cosine_p01",
+    "null_cosine_mean", "nmse", "null_nmse", "centred_nmse", "offset_ratio", "kurtosis",
+    "attention_kl", "top1", "output_error", "verdict",
+)  # fmt: skip
+COMPARE: Keys = (
+    "name", "side", "bits_per_value", "cosine_mean", "cosine_p1", "nmse", "null_nmse",
+    "codebook_excess", "centred_nmse", "worst_layer", "worst_layer_error", "worse_than_first",
+    "attention_kl", "output_error", "kl_mean", "same_top1", "perplexity_ratio", "verdict",
+)  # fmt: skip
+SCORE: Keys = (
+    "name", "mode", "bits_per_value", "kl_mean", "kl_se", "kl_median", "kl_p99", "kl_max",
+    "same_top1", "perplexity_ratio", "replaced", "logit_change",
+)  # fmt: skip
+BENCH: Keys = (
+    "operation", "kernel", "dtype", "threads", "queries", "ratio_to_memcpy", "values_per_second",
+)  # fmt: skip
+INSPECT: Keys = (
+    "tensor", "type", "batch", "heads", "query_heads", "seq_len", "head_dim", "head_dim_v",
+    "bits_per_value", "bytes", "zeroed_values", "gaussian_distortion", "levels",
+)  # fmt: skip
+ACCEPTED: Keys = ("check", "file", "server", "refusal")
+FIT_CODEBOOK: Keys = (
+    "table", "distortion", "distortion_train", "distortion_held_out", "distortion_gaussian", "gain",
+)  # fmt: skip
+TYPES: Keys = (
+    "type", "values_per_block", "block_bytes", "bits_64", "bits_80", "bits_128", "bits_256",
+)  # fmt: skip
+FIGURES: Keys = ("figure", "unit", "range", "formula", "source", "reports")
+CALIBRATE: Keys = (
+    "layer",
+    "num_kv_heads",
+    "head_dim",
+    "rope",
+    "mean_norm",
+    "residual",
+    "query_texts",
 )
 
-EVALUATE = (
-    Column("layer", "layer"),
-    Column("side", "side"),
-    Column("head", "head", "d"),
-    Column("type", "type"),
-    Column("bits_per_value", "bits", ".4g"),
-    Column("cosine_mean", "cosine", ".4f"),
-    Column("cosine_p1", "p1", ".4f"),
-    Column("cosine_p01", "p0.1", ".4f"),
-    Column("null_cosine_mean", "Gaussian", ".4f"),
-    Column("cosine_z", "z", "+.0f"),
-    Column("nmse", "error", ".4f"),
-    Column("centred_nmse", "seen error", ".4f"),
-    Column("offset_ratio", "offset", ".2f"),
-    Column("kurtosis", "kurtosis", "+.2f"),
-    Column("verdict", "verdict"),
-    Column("reading", "softmax sees"),
-)
-
-# With queries, attention says more than the tails of the cosine, and a table has one width.
-EVALUATE_ATTENTION = (
-    Column("layer", "layer"),
-    Column("side", "side"),
-    Column("head", "head", "d"),
-    Column("type", "type"),
-    Column("bits_per_value", "bits", ".4g"),
-    Column("cosine_mean", "cosine", ".4f"),
-    Column("cosine_p1", "p1", ".4f"),
-    Column("null_cosine_mean", "Gaussian", ".4f"),
-    Column("nmse", "error", ".4f"),
-    Column("centred_nmse", "seen error", ".4f"),
-    Column("offset_ratio", "offset", ".2f"),
-    Column("reading", "softmax sees"),
-    Column("attention_kl", "attn KL", ".2g"),
-    Column("top1", "top-1", ".0%"),
-    Column("output_error", "out error", ".2g"),
-    Column("verdict", "verdict"),
-)
-
-COMPARE = (
-    Column("name", "type"),
-    Column("side", "side"),
-    Column("bits_per_value", "bits", ".4g"),
-    Column("cosine_mean", "cosine", ".4f"),
-    Column("cosine_p1", "p1", ".4f"),
-    Column("nmse", "error", ".5f"),
-    Column("null_nmse", "Gaussian", ".5f"),
-    Column("table_loss", "table loss", "+.0%"),
-    Column("centred_nmse", "seen error", ".4f"),
-    Column("worst_layer", "worst layer"),
-    Column("worst_value", "its error", ".4f"),
-    Column("loses_to_first", "loses to first", ".1%"),
-    Column("output_error", "out error", ".2g"),
-    Column("verdict", "verdict"),
-)
-# With a model, what it felt takes the place of what explains a table.
-COMPARE_MODEL = (
-    *(c for c in COMPARE if c.key not in ("table_loss", "worst_value", "loses_to_first")),
-    Column("kl_mean", "model KL", ".3g"),
-    Column("same_top1", "same top-1", ".1%"),
-    Column("perplexity_ratio", "x perplexity", ".4g"),
-)
-
-BENCH = (
-    Column("operation", "operation"),
-    Column("kernel", "kernel"),
-    Column("dtype", "dtype"),
-    Column("threads", "threads", "d"),
-    Column("queries", "queries", "d"),
-    Column("ratio_to_memcpy", "x memcpy", ".3f"),
-    Column("values_per_second", "values/s", ".3g"),
-)
-
-INSPECT = (
-    Column("tensor", "tensor"),
-    Column("type", "type"),
-    Column("batch", "batch", "d"),
-    Column("heads", "heads", "d"),
-    Column("query_heads", "query heads", "d"),
-    Column("seq_len", "seq_len", "d"),
-    Column("head_dim", "head_dim", "d"),
-    Column("head_dim_v", "head_dim of V", "d"),
-    Column("bits_per_value", "bits/value", ".4g"),
-    Column("bytes", "size", "bytes"),
-    Column("gaussian_distortion", "distortion on N(0,1)", ".6f"),
-    Column("levels", "levels"),
-)
-
-# Where the error left in K after centring comes near what there is to see, nothing is left.
-DESTROYED = 0.5
-# An error that centring enlarges this much is hidden from cosine by a common offset.
-HIDDEN = 3.0
+# Beyond these a common offset hides the error of K from cosine and from plain nmse.
+_HIDDEN, _LARGE = 3.0, 0.5
+# A table that makes so much more error than the best of as many levels is worth a sentence.
+_EXCESS = 0.1
 
 
-def evaluate_columns(rows: list[dict[str, Any]]) -> tuple[Column, ...]:
-    """The columns for `tq evaluate`: others where attention was measured."""
-    measured = any(row.get("output_error") is not None for row in rows)
-    return EVALUATE_ATTENTION if measured else EVALUATE
+def explain(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence on the layers at fault whose cosine looks fine; nothing against a verdict."""
+    hidden = [row for row in rows if _hides(row)]
+    if not hidden:
+        return []
+    layers, up_to = spans([row["layer"] for row in hidden]), "up to " if len(hidden) > 1 else ""
+    offset, error, cosine = (
+        max(row[key] for row in hidden) for key in ("offset_ratio", "centred_nmse", "cosine_mean")
+    )
+    return [
+        f"cosine hides it: the keys of layer{'s' if up_to else ''} {', '.join(layers)} share an "
+        f"offset {up_to}{offset:.1f} times as long as what tells them apart (offset ratio). "
+        f"Softmax ignores the offset; beside what is left the error is {up_to}{amount(error)} "
+        f"signal (centred nmse), though the cosine is {up_to}{cosine:.3f}."
+    ]
 
 
-def compare_columns(rows: list[dict[str, Any]]) -> tuple[Column, ...]:
-    """The columns for `tq compare`: others where a model ran."""
-    return COMPARE_MODEL if any("kl_mean" in row for row in rows) else COMPARE
-
-
-def reading(row: dict[str, Any]) -> str | None:
-    """The centred error of K in words."""
-    seen = row.get("centred_nmse")
-    if seen is None:
-        return None
-    if seen >= DESTROYED:
-        return f"K DESTROYED: error {amount(seen)} signal"
-    plain = row.get("nmse")
-    if plain and seen > HIDDEN * plain:
-        return f"{seen / plain:.0f}x the error shown"
-    return "what is shown"
+def _hides(row: Mapping[str, Any]) -> bool:
+    if row["layer"] == "all" or row.get("head") is not None:
+        return False
+    centred, plain = row.get("centred_nmse"), row.get("nmse")
+    if row.get("verdict") in (None, "fine") or centred is None or not plain:
+        return False
+    return bool(centred >= max(_HIDDEN * plain, _LARGE))
 
 
 def amount(ratio: float) -> str:
@@ -140,49 +93,27 @@ def amount(ratio: float) -> str:
     return f"{ratio:.0%} of the" if ratio < 1 else f"{ratio:.3g} times the"
 
 
-def explain(rows: list[dict[str, Any]]) -> list[str]:
-    """Add the reading to each row, and say in sentences what the table hides."""
-    notes = []
-    for row in rows:
-        row["reading"] = reading(row)
-        if row["layer"] == "all" or row["head"] is not None:
-            continue
-        seen, plain = row.get("centred_nmse"), row.get("nmse")
-        if seen is None or not plain or seen < max(HIDDEN * plain, DESTROYED):
-            continue
-        notes.append(
-            f"layers.{row['layer']}.k: cosine {row['cosine_mean']:.3f} looks fine and is not. Its "
-            f"keys share an offset {row['offset_ratio']:.1f} times as long as what tells them "
-            "apart. Softmax ignores the offset: of what it sees, the error is "
-            f"{amount(seen)} signal."
-        )
+def explain_comparison(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences on codebooks that are worse than they need to be, and on what to choose."""
+    notes = [
+        f"{row['name']}: its codebook makes {row['codebook_excess']:+.0%} squared error on "
+        "Gaussian values, against the best of as many levels."
+        for row in rows
+        if row["side"] == "k" and (row.get("codebook_excess") or 0) > _EXCESS
+    ]
+    for side in "kv":
+        levels = {row["name"]: row.get("verdict") for row in rows if row["side"] == side}
+        bad = [name for name, level in levels.items() if level == "collapse"]
+        good = [name for name, level in levels.items() if level == "fine"]
+        if bad:
+            advice = f"; fine here: {', '.join(good)}" if good else "; no type here is fine"
+            notes.append(f"{side.upper()} collapses under {', '.join(bad)}{advice}.")
     return notes
 
 
-def explain_comparison(rows: list[dict[str, Any]]) -> list[str]:
-    """Sentences on tables that lose to the best one of as many levels, and on destroyed K."""
-    notes = []
-    for row in rows:
-        loss = row.get("table_loss")
-        if loss is not None and loss > 0.1 and row["side"] == "k":
-            notes.append(
-                f"{row['name']}: its table makes {loss:+.0%} squared error on Gaussian values, "
-                "against the best table of as many levels."
-            )
-        # Where attention was measured, the verdict knows better than the centred error.
-        judged = row.get("verdict") in (None, "collapse")
-        if judged and row["side"] == "k" and (row.get("worst_value") or 0) >= DESTROYED:
-            notes.append(
-                f"{row['name']}: destroys K of layer {row['worst_layer']} "
-                f"(of what softmax sees, the error is {amount(row['worst_value'])} signal); "
-                "choose a K type with less, q8_0 for instance."
-            )
-    return notes
-
-
-def explain_ranks(ranks: list[dict[str, Any]]) -> list[str]:
-    """One line: how well each cheap measure orders the types as the model does."""
+def explain_ranks(ranks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line: how well each measure of the dump orders the types as the model does."""
     if not ranks:
         return []
     listed = ", ".join(f"{rank['measure']} {rank['spearman']:+.3f}" for rank in ranks)
-    return [f"rank correlation with the model's KL over {ranks[0]['rows']} types: {listed}"]
+    return [f"rank correlation with the model's kl mean over {ranks[0]['rows']} types: {listed}"]

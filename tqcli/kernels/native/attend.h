@@ -30,9 +30,9 @@ typedef struct {
 /* The queries of one scores call: float32, or int8 with the int8 centroids they are meant for. */
 typedef struct {
     size_t m;
-    const float *values;    /* (m, dim); NULL: int8 */
-    const int8_t *values8;  /* (m, dim) */
-    const float *scales;    /* (m,): what one unit of the int8 dot product is worth */
+    const float *values;   /* (m, dim); NULL: int8 */
+    const int8_t *values8; /* (m, dim) */
+    const float *scales;   /* (m,): what one unit of the int8 dot product is worth */
     const int8_t *centroids8;
 } tq_queries;
 

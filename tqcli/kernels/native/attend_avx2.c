@@ -88,10 +88,8 @@ TQ_INLINE void scores_body(const tq_packed *keys, const ordered *q, float *out, 
     for (size_t first = 0; first < x->n; first += LANES) {
         const size_t count = x->n - first < LANES ? x->n - first : LANES;
         const uint8_t *tile = x->bytes + first * x->vector_bytes;
-        if (single && count == LANES)
-            collect_norms(raw, tile, x->vector_bytes, LANES);
-        else if (single)
-            collect_norms(raw, tile, x->vector_bytes, count);
+        if (single && count == LANES) collect_norms(raw, tile, x->vector_bytes, LANES);
+        else if (single) collect_norms(raw, tile, x->vector_bytes, count);
         for (size_t k = 0; k < count; k++) {
             const uint8_t *key = tile + k * x->vector_bytes;
             __m256 sum = _mm256_setzero_ps(), norms = _mm256_set1_ps(1.0f);
@@ -109,7 +107,7 @@ TQ_INLINE void scores_body(const tq_packed *keys, const ordered *q, float *out, 
                     expand4(nibbles, t, bits, c);
                     expand4(_mm256_srli_epi32(nibbles, 16), t, bits, c + 4);
                 }
-                _mm_prefetch((const char *)block + PREFETCH, _MM_HINT_T0);
+                tq_prefetch((uintptr_t)block + PREFETCH);
                 for (size_t j = 0; j < m; j++) {
                     const size_t at = (j * w.units + u) * UNIT;
                     float *part = parts + (j * LANES + k) * LANES;
@@ -138,24 +136,18 @@ TQ_INLINE void scores_body(const tq_packed *keys, const ordered *q, float *out, 
     }
 }
 
-#define SCORES(bits, int8)                                                       \
-    do {                                                                         \
-        if (single && q.m == 1)                                                  \
-            scores_body(keys, &q, to, stride, parts, bits, int8, 1, 1);          \
-        else if (single)                                                         \
-            scores_body(keys, &q, to, stride, parts, bits, int8, 1, 0);          \
-        else                                                                     \
-            scores_body(keys, &q, to, stride, parts, bits, int8, 0, 0);          \
+#define SCORES(bits, int8) \
+    do { \
+        if (single && q.m == 1) scores_body(keys, &q, to, stride, parts, bits, int8, 1, 1); \
+        else if (single) scores_body(keys, &q, to, stride, parts, bits, int8, 1, 0); \
+        else scores_body(keys, &q, to, stride, parts, bits, int8, 0, 0); \
     } while (0)
 
-#define SCORES_BITS(int8)                    \
-    do {                                     \
-        if (keys->bits == 2)                 \
-            SCORES(2, int8);                 \
-        else if (keys->bits == 3)            \
-            SCORES(3, int8);                 \
-        else                                 \
-            SCORES(4, int8);                 \
+#define SCORES_BITS(int8) \
+    do { \
+        if (keys->bits == 2) SCORES(2, int8); \
+        else if (keys->bits == 3) SCORES(3, int8); \
+        else SCORES(4, int8); \
     } while (0)
 
 static void scores(const tq_packed *keys, const tq_queries *queries, float *out, size_t stride,
@@ -173,10 +165,8 @@ static void scores(const tq_packed *keys, const tq_queries *queries, float *out,
         float *to = out + first * stride;
         q.m = queries->m - first < TQ_HEAD_TILE ? queries->m - first : TQ_HEAD_TILE;
         order_queries(&q, queries, first, keys);
-        if (queries->values)
-            SCORES_BITS(0);
-        else
-            SCORES_BITS(1);
+        if (queries->values) SCORES_BITS(0);
+        else SCORES_BITS(1);
     }
 }
 

@@ -67,9 +67,8 @@ TQ_INLINE __m256i load_unit(const tq_packed *x, const uint8_t *block, size_t ins
     const __m256i places = _mm256_set1_epi8(0x33);
     if (bits == 2) return _mm256_and_si256(nibbles, places);
     /* The signs of values 4j and 4j+2 to bits 2 and 6, those of 4j+1 and 4j+3 likewise. */
-    const __m256i spread = _mm256_setr_epi8(
-        0, 4, 0, 4, 64, 68, 64, 68, 0, 4, 0, 4, 64, 68, 64, 68,
-        0, 0, 4, 4, 0, 0, 4, 4, 64, 64, 68, 68, 64, 64, 68, 68);
+    const __m256i spread = _mm256_setr_epi8(0, 4, 0, 4, 64, 68, 64, 68, 0, 4, 0, 4, 64, 68, 64, 68,
+                                            0, 0, 4, 4, 0, 0, 4, 4, 64, 64, 68, 68, 64, 64, 68, 68);
     const __m256i signs = _mm256_and_si256(load_signs(codes + x->block / 4 + inside / 8, apart),
                                            _mm256_set1_epi8(15));
     const __m256i high = _mm256_shuffle_epi8(spread, signs);
@@ -108,8 +107,7 @@ TQ_INLINE __m256 load_norms(const uint8_t *block, size_t apart, int bits) {
     const __m256 first = _mm256_set1_ps(half_at(block));
     if (apart == 0) return first;
     const __m256 second = _mm256_set1_ps(half_at(block + apart));
-    return bits == 4 ? _mm256_blend_ps(first, second, 0xf0)
-                     : _mm256_blend_ps(first, second, 0xcc);
+    return bits == 4 ? _mm256_blend_ps(first, second, 0xf0) : _mm256_blend_ps(first, second, 0xcc);
 }
 
 /* ---- centroids as float32 ---- */
@@ -176,10 +174,10 @@ static inline void *carve(char **from, size_t bytes) {
 }
 
 void tq_weighted_sum_avx2(const tq_packed *x, const float *weights, size_t stride, size_t m,
-                            double *out, void *memory);
-void tq_scores_f16_avx2(const uint16_t *keys, size_t n, size_t dim, const float *queries,
-                          size_t m, float *out, size_t stride, void *memory);
+                          double *out, void *memory);
+void tq_scores_f16_avx2(const uint16_t *keys, size_t n, size_t dim, const float *queries, size_t m,
+                        float *out, size_t stride, void *memory);
 void tq_weighted_sum_f16_avx2(const uint16_t *values, size_t n, size_t dim, const float *weights,
-                                size_t stride, size_t m, double *out, void *memory);
+                              size_t stride, size_t m, double *out, void *memory);
 
 #endif

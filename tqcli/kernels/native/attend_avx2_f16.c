@@ -7,7 +7,7 @@ TQ_INLINE __m256 load_half(const uint16_t *at) {
 }
 
 void tq_scores_f16_avx2(const uint16_t *keys, size_t n, size_t dim, const float *queries, size_t m,
-                       float *out, size_t stride, void *memory) {
+                        float *out, size_t stride, void *memory) {
     float *parts = memory; /* (queries of a tile, LANES keys, LANES) */
     memset(parts, 0, TQ_HEAD_TILE * LANES * LANES * sizeof(float));
     for (size_t j0 = 0; j0 < m; j0 += TQ_HEAD_TILE) {
@@ -18,8 +18,8 @@ void tq_scores_f16_avx2(const uint16_t *keys, size_t n, size_t dim, const float 
                 for (size_t d = 0; d < dim; d += UNIT) {
                     const uint16_t *key = keys + (first + k) * dim + d;
                     __m256 c[SLOTS];
-                    _mm_prefetch((const char *)key + PREFETCH, _MM_HINT_T0);
-                    _mm_prefetch((const char *)key + PREFETCH + 64, _MM_HINT_T0);
+                    tq_prefetch((uintptr_t)key + PREFETCH);
+                    tq_prefetch((uintptr_t)key + PREFETCH + 64);
                     TQ_UNROLL
                     for (int s = 0; s < SLOTS; s++) c[s] = load_half(key + s * LANES);
                     for (size_t j = 0; j < some; j++) {
@@ -46,15 +46,15 @@ void tq_scores_f16_avx2(const uint16_t *keys, size_t n, size_t dim, const float 
 }
 
 /* One tile of 64 / rows values of each vector, for one, two or four queries. */
-TQ_INLINE void add_tile_f16(const uint16_t *values, size_t dim, const float *weights,
-                            size_t stride, size_t count, double *total, int rows) {
+TQ_INLINE void add_tile_f16(const uint16_t *values, size_t dim, const float *weights, size_t stride,
+                            size_t count, double *total, int rows) {
     const int slots = SLOTS / rows;
     __m256 sums[SLOTS];
     TQ_UNROLL
     for (int s = 0; s < SLOTS; s++) sums[s] = _mm256_setzero_ps();
     for (size_t k = 0; k < count; k++) {
         const uint16_t *value = values + k * dim;
-        _mm_prefetch((const char *)value + 2 * PREFETCH, _MM_HINT_T0);
+        tq_prefetch((uintptr_t)value + 2 * PREFETCH);
         TQ_UNROLL
         for (int s = 0; s < slots; s++) {
             const __m256 c = load_half(value + s * LANES);
@@ -69,7 +69,7 @@ TQ_INLINE void add_tile_f16(const uint16_t *values, size_t dim, const float *wei
 }
 
 void tq_weighted_sum_f16_avx2(const uint16_t *values, size_t n, size_t dim, const float *weights,
-                             size_t stride, size_t m, double *out, void *memory) {
+                              size_t stride, size_t m, double *out, void *memory) {
     double *total = memory; /* (4, dim) */
     for (size_t j = 0, rows; j < m; j += rows) {
         rows = m - j >= 4 ? 4 : m - j >= 2 ? 2 : 1;
@@ -79,12 +79,9 @@ void tq_weighted_sum_f16_avx2(const uint16_t *values, size_t n, size_t dim, cons
             const float *from = weights + j * stride + first;
             for (size_t d = 0; d < dim; d += UNIT / rows) {
                 const uint16_t *at = values + first * dim + d;
-                if (rows == 4)
-                    add_tile_f16(at, dim, from, stride, count, total + d, 4);
-                else if (rows == 2)
-                    add_tile_f16(at, dim, from, stride, count, total + d, 2);
-                else
-                    add_tile_f16(at, dim, from, stride, count, total + d, 1);
+                if (rows == 4) add_tile_f16(at, dim, from, stride, count, total + d, 4);
+                else if (rows == 2) add_tile_f16(at, dim, from, stride, count, total + d, 2);
+                else add_tile_f16(at, dim, from, stride, count, total + d, 1);
             }
         }
         memcpy(out + j * dim, total, rows * dim * sizeof(double));

@@ -16,8 +16,8 @@ TQ_INLINE void add_tile(const __m256i *nibbles, const __m256 *norms, const float
             if (rows == 1) expand4(_mm256_srli_epi32(x, 16), t, bits, c + 4);
             TQ_UNROLL
             for (int r = 0; r < rows; r++) {
-                const __m256 w =
-                    _mm256_mul_ps(_mm256_broadcast_ss(weights + r * stride + k), norms[k]);
+                const __m256 w = _mm256_mul_ps(_mm256_broadcast_ss(weights + r * stride + k),
+                                               norms[k]);
                 TQ_UNROLL
                 for (int s = 0; s < slots; s++)
                     sums[r * slots + s] = _mm256_fmadd_ps(c[s], w, sums[r * slots + s]);
@@ -42,7 +42,7 @@ TQ_INLINE void weighted_sum_body(const tq_packed *x, const float *weights, size_
             for (size_t k = 0; k < count; k++) {
                 const uint8_t *vector = x->bytes + (first + k) * x->vector_bytes;
                 const uint8_t *block = block_of(&w, vector, u);
-                _mm_prefetch((const char *)block + PREFETCH, _MM_HINT_T0);
+                tq_prefetch((uintptr_t)block + PREFETCH);
                 nibbles[k] = load_unit(x, block, inside, w.apart, bits);
                 norms[k] = load_norms(block, w.apart, bits);
             }
@@ -69,9 +69,9 @@ void tq_weighted_sum_avx2(const tq_packed *x, const float *weights, size_t strid
         const float *from = weights + first * stride;
         memset(total, 0, some * x->dim * sizeof(double));
         switch (x->bits) {
-            case 2: weighted_sum_body(x, from, stride, some, total, room, 2); break;
-            case 3: weighted_sum_body(x, from, stride, some, total, room, 3); break;
-            default: weighted_sum_body(x, from, stride, some, total, room, 4);
+        case 2: weighted_sum_body(x, from, stride, some, total, room, 2); break;
+        case 3: weighted_sum_body(x, from, stride, some, total, room, 3); break;
+        default: weighted_sum_body(x, from, stride, some, total, room, 4);
         }
         for (size_t u = 0; u < some * units; u++)
             for (int slot = 0; slot < SLOTS; slot++)

@@ -79,7 +79,7 @@ TQ_INLINE __m512 single_tile(const plan *p, const uint8_t *tile, size_t stride, 
     __m512 dots[TQ_KEY_TILE], c[SLOTS];
     TQ_UNROLL
     for (int k = 0; k < TQ_KEY_TILE; k++, tile += stride) {
-        _mm_prefetch((const char *)tile + PREFETCH, _MM_HINT_T0);
+        tq_prefetch((uintptr_t)tile + PREFETCH);
         __m512i nibbles = load_unit(p, tile, bits, 1);
         if (int8) {
             __m512i low = _mm512_permutexvar_epi8(nibbles, table8);
@@ -117,8 +117,7 @@ TQ_INLINE void scores_body(const tq_packed *keys, const plan *shared, const orde
         const uint8_t *tile = readable(keys, p, first, count, copy);
         if (single) collect_norms(raw_norms, tile, vector_bytes, count);
         if (single && one_query && count == TQ_KEY_TILE) {
-            __m512 sums =
-                single_tile(p, tile, vector_bytes, table, values, table8, q8, bits, int8);
+            __m512 sums = single_tile(p, tile, vector_bytes, table, values, table8, q8, bits, int8);
             sums = _mm512_mul_ps(sums, widen_norms(raw_norms));
             if (int8) sums = _mm512_mul_ps(sums, scale);
             _mm512_storeu_ps(out + first, sums);
@@ -131,7 +130,7 @@ TQ_INLINE void scores_body(const tq_packed *keys, const plan *shared, const orde
                 for (size_t j = 0; j < m; j++) sums[j] = _mm512_setzero_ps();
             for (size_t u = 0; u < units; u++) {
                 const uint8_t *unit = key + u * p->unit_bytes;
-                _mm_prefetch((const char *)unit + PREFETCH, _MM_HINT_T0);
+                tq_prefetch((uintptr_t)unit + PREFETCH);
                 __m512i nibbles = load_unit(p, unit, bits, single || p->whole);
                 __m512 norms, c[SLOTS];
                 __m512i low, high;
@@ -148,10 +147,8 @@ TQ_INLINE void scores_body(const tq_packed *keys, const plan *shared, const orde
                     __m512 dot = int8 ? dot_int8(low, high, q->values8 + at * UNIT,
                                                  q->start + at * LANES)
                                       : dot_float(c, q->values + at * UNIT);
-                    if (single)
-                        _mm512_store_ps(parts + (j * TQ_KEY_TILE + k) * LANES, dot);
-                    else
-                        sums[j] = _mm512_fmadd_ps(dot, norms, sums[j]);
+                    if (single) _mm512_store_ps(parts + (j * TQ_KEY_TILE + k) * LANES, dot);
+                    else sums[j] = _mm512_fmadd_ps(dot, norms, sums[j]);
                 }
             }
             if (!single)
@@ -167,22 +164,17 @@ TQ_INLINE void scores_body(const tq_packed *keys, const plan *shared, const orde
     }
 }
 
-#define SCORES(bits, int8, single)                                                                \
-    do {                                                                                          \
-        if (q.m == 1)                                                                             \
-            scores_body(keys, &p, &q, to, stride, parts, copy, bits, int8, single, 1);            \
-        else                                                                                      \
-            scores_body(keys, &p, &q, to, stride, parts, copy, bits, int8, single, 0);            \
+#define SCORES(bits, int8, single) \
+    do { \
+        if (q.m == 1) scores_body(keys, &p, &q, to, stride, parts, copy, bits, int8, single, 1); \
+        else scores_body(keys, &p, &q, to, stride, parts, copy, bits, int8, single, 0); \
     } while (0)
 
-#define SCORES_BITS(int8, single)                                                                 \
-    do {                                                                                          \
-        if (p.bits == 2)                                                                          \
-            SCORES(2, int8, single);                                                              \
-        else if (p.bits == 3)                                                                     \
-            SCORES(3, int8, single);                                                              \
-        else                                                                                      \
-            SCORES(4, int8, single);                                                              \
+#define SCORES_BITS(int8, single) \
+    do { \
+        if (p.bits == 2) SCORES(2, int8, single); \
+        else if (p.bits == 3) SCORES(3, int8, single); \
+        else SCORES(4, int8, single); \
     } while (0)
 
 static void scores(const tq_packed *keys, const tq_queries *queries, float *out, size_t stride,
@@ -202,14 +194,10 @@ static void scores(const tq_packed *keys, const tq_queries *queries, float *out,
         q.m = queries->m - first < TQ_HEAD_TILE ? queries->m - first : TQ_HEAD_TILE;
         q.table8 = _mm512_setzero_si512();
         order_queries(&q, queries, first, keys);
-        if (queries->values && single)
-            SCORES_BITS(0, 1);
-        else if (queries->values)
-            SCORES_BITS(0, 0);
-        else if (single)
-            SCORES_BITS(1, 1);
-        else
-            SCORES_BITS(1, 0);
+        if (queries->values && single) SCORES_BITS(0, 1);
+        else if (queries->values) SCORES_BITS(0, 0);
+        else if (single) SCORES_BITS(1, 1);
+        else SCORES_BITS(1, 0);
     }
 }
 

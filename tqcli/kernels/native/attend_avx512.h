@@ -23,10 +23,10 @@
 enum {
     UNIT = 128,
     LANES = 16,
-    SLOTS = 8,            /* nibbles of a 32-bit lane */
-    READ = 64,            /* bytes of a load, whatever the unit needs */
-    MAX_UNIT_BYTES = 80,  /* bits 4, block 32, header 4 */
-    PREFETCH = 4096,      /* bytes ahead */
+    SLOTS = 8,           /* nibbles of a 32-bit lane */
+    READ = 64,           /* bytes of a load, whatever the unit needs */
+    MAX_UNIT_BYTES = 80, /* bits 4, block 32, header 4 */
+    PREFETCH = 4096,     /* bytes ahead */
 };
 
 /* Where slot `slot` of 32-bit lane `lane` stands in its unit. */
@@ -152,8 +152,7 @@ TQ_INLINE __m512 load_norms(const plan *p, const uint8_t *at, size_t unit, int b
         memcpy(&norm, at, sizeof norm);
         return _mm512_cvtph_ps(_mm256_set1_epi16((short)norm));
     }
-    __m512i words =
-        gather_bytes(&p->norms, _mm512_loadu_si512(at), at + p->second, bits == 4);
+    __m512i words = gather_bytes(&p->norms, _mm512_loadu_si512(at), at + p->second, bits == 4);
     return _mm512_maskz_cvtph_ps(lanes, _mm512_castsi512_si256(words));
 }
 

@@ -13,11 +13,11 @@ TQ_INLINE void scores_f16_body(const uint16_t *keys, size_t n, size_t dim, const
             for (size_t j = 0; j < m; j++) sums[j] = _mm512_setzero_ps();
             for (size_t d = 0; d < dim; d += 64) {
                 __m512 c[4];
-                _mm_prefetch((const char *)(key + d) + PREFETCH, _MM_HINT_T0);
-                _mm_prefetch((const char *)(key + d) + PREFETCH + 64, _MM_HINT_T0);
+                tq_prefetch((uintptr_t)(key + d) + PREFETCH);
+                tq_prefetch((uintptr_t)(key + d) + PREFETCH + 64);
                 for (int s = 0; s < 4; s++)
-                    c[s] = _mm512_cvtph_ps(
-                        _mm256_loadu_si256((const __m256i *)(key + d + LANES * s)));
+                    c[s] =
+                        _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(key + d + LANES * s)));
                 TQ_UNROLL
                 for (size_t j = 0; j < m; j++) {
                     const float *q = queries + j * dim + d;
@@ -45,12 +45,9 @@ void tq_scores_f16_avx512(const uint16_t *keys, size_t n, size_t dim, const floa
         const float *q = queries + j * dim;
         float *to = out + j * stride;
         some = m - j >= 4 ? 4 : 1;
-        if (some == 4)
-            scores_f16_body(keys, n, dim, q, 4, to, stride, parts);
-        else if (dim == UNIT)
-            scores_f16_body(keys, n, UNIT, q, 1, to, stride, parts);
-        else
-            scores_f16_body(keys, n, dim, q, 1, to, stride, parts);
+        if (some == 4) scores_f16_body(keys, n, dim, q, 4, to, stride, parts);
+        else if (dim == UNIT) scores_f16_body(keys, n, UNIT, q, 1, to, stride, parts);
+        else scores_f16_body(keys, n, dim, q, 1, to, stride, parts);
     }
 }
 
@@ -62,7 +59,7 @@ TQ_INLINE void add_tile_f16(const uint16_t *values, size_t dim, const float *wei
     for (size_t k = 0; k < count; k++) {
         const uint16_t *value = values + k * dim;
         for (int s = 0; s < slots; s += 2)
-            _mm_prefetch((const char *)(value + LANES * s) + 2 * PREFETCH, _MM_HINT_T0);
+            tq_prefetch((uintptr_t)(value + LANES * s) + 2 * PREFETCH);
         TQ_UNROLL
         for (int s = 0; s < slots; s++)
             c[s] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(value + LANES * s)));
@@ -90,12 +87,9 @@ void tq_weighted_sum_f16_avx512(const uint16_t *values, size_t n, size_t dim, co
             for (size_t d = 0; d < dim;) {
                 const uint16_t *at = values + first * dim + d;
                 size_t slots = rows == 1 && dim - d >= UNIT ? 8 : 4;
-                if (rows == 4)
-                    add_tile_f16(at, dim, w, stride, count, total + d, 4, 4);
-                else if (slots == 8)
-                    add_tile_f16(at, dim, w, stride, count, total + d, 1, 8);
-                else
-                    add_tile_f16(at, dim, w, stride, count, total + d, 1, 4);
+                if (rows == 4) add_tile_f16(at, dim, w, stride, count, total + d, 4, 4);
+                else if (slots == 8) add_tile_f16(at, dim, w, stride, count, total + d, 1, 8);
+                else add_tile_f16(at, dim, w, stride, count, total + d, 1, 4);
                 d += slots * LANES;
             }
         }

@@ -5,18 +5,16 @@
  * total: (rows, units, SLOTS, LANES), `total_stride` apart. */
 TQ_INLINE void add_tile(const __m512i *nibbles, const __m512 *norms, const float *weights,
                         size_t count, __m512 table, double *total, size_t total_stride, int rows,
-                        int slots, int single, const uint8_t *ahead, size_t stride) {
+                        int slots, int single, uintptr_t ahead, size_t stride) {
     for (int pass = 0; pass < SLOTS / slots; pass++) {
         __m512 sums[16], c[SLOTS];
         TQ_UNROLL
         for (int i = 0; i < rows * slots; i++) sums[i] = _mm512_setzero_ps();
         for (size_t k = 0; k < count; k++) {
-            _mm_prefetch((const char *)ahead + k * stride, _MM_HINT_T0);
+            tq_prefetch(ahead + k * stride);
             if (slots == SLOTS || pass == 0) expand4(nibbles[k], table, c);
-            if (slots == SLOTS)
-                expand_high4(nibbles[k], table, c + 4);
-            else if (pass == 1)
-                expand_high4(nibbles[k], table, c);
+            if (slots == SLOTS) expand_high4(nibbles[k], table, c + 4);
+            else if (pass == 1) expand_high4(nibbles[k], table, c);
             TQ_UNROLL
             for (int r = 0; r < rows; r++) {
                 __m512 w = _mm512_set1_ps(weights[r * TQ_VALUE_TILE + k]);
@@ -41,7 +39,7 @@ TQ_INLINE void add_single_tile(const plan *p, const uint8_t *tile, size_t stride
     for (int s = 0; s < SLOTS; s++) sums[s] = _mm512_setzero_ps();
     for (size_t k = 0; k < count; k++) {
         const uint8_t *unit = tile + k * stride;
-        _mm_prefetch((const char *)unit + PREFETCH, _MM_HINT_T0);
+        tq_prefetch((uintptr_t)unit + PREFETCH);
         __m512i nibbles = load_unit(p, unit, bits, 1);
         __m512 w = _mm512_set1_ps(weights[k]);
         expand4(nibbles, table, c);
@@ -87,20 +85,18 @@ TQ_INLINE void weighted_sum_body(const tq_packed *x, const plan *shared, const f
                 if (!single) norms[k] = load_norms(p, unit, u, bits);
             }
             double *to = total + u * UNIT;
-            const uint8_t *ahead = tile + u * p->unit_bytes + TQ_VALUE_TILE * x->vector_bytes;
+            const uintptr_t ahead = (uintptr_t)tile + u * p->unit_bytes +
+                                    TQ_VALUE_TILE * x->vector_bytes;
             size_t j = 0;
             for (; j + 4 <= m; j += 4)
                 add_tile(nibbles, norms, scaled + j * TQ_VALUE_TILE, count, table,
-                         to + j * total_stride, total_stride, 4, 4, single,
-                         ahead, x->vector_bytes);
+                         to + j * total_stride, total_stride, 4, 4, single, ahead, x->vector_bytes);
             for (; j + 2 <= m; j += 2)
                 add_tile(nibbles, norms, scaled + j * TQ_VALUE_TILE, count, table,
-                         to + j * total_stride, total_stride, 2, 8, single,
-                         ahead, x->vector_bytes);
+                         to + j * total_stride, total_stride, 2, 8, single, ahead, x->vector_bytes);
             if (j < m)
                 add_tile(nibbles, norms, scaled + j * TQ_VALUE_TILE, count, table,
-                         to + j * total_stride, total_stride, 1, 8, single,
-                         ahead, x->vector_bytes);
+                         to + j * total_stride, total_stride, 1, 8, single, ahead, x->vector_bytes);
         }
     }
 }
@@ -115,18 +111,13 @@ void tq_weighted_sum_avx512(const tq_packed *x, const float *weights, size_t str
         size_t some = m - first < TQ_HEAD_TILE ? m - first : TQ_HEAD_TILE;
         const float *w = weights + first * stride;
         memset(total, 0, some * p.units * UNIT * sizeof(double));
-        if (p.bits == 2 && single)
-            weighted_sum_body(x, &p, w, stride, some, total, room, 2, 1);
-        else if (p.bits == 2)
-            weighted_sum_body(x, &p, w, stride, some, total, room, 2, 0);
+        if (p.bits == 2 && single) weighted_sum_body(x, &p, w, stride, some, total, room, 2, 1);
+        else if (p.bits == 2) weighted_sum_body(x, &p, w, stride, some, total, room, 2, 0);
         else if (p.bits == 3 && single)
             weighted_sum_body(x, &p, w, stride, some, total, room, 3, 1);
-        else if (p.bits == 3)
-            weighted_sum_body(x, &p, w, stride, some, total, room, 3, 0);
-        else if (single)
-            weighted_sum_body(x, &p, w, stride, some, total, room, 4, 1);
-        else
-            weighted_sum_body(x, &p, w, stride, some, total, room, 4, 0);
+        else if (p.bits == 3) weighted_sum_body(x, &p, w, stride, some, total, room, 3, 0);
+        else if (single) weighted_sum_body(x, &p, w, stride, some, total, room, 4, 1);
+        else weighted_sum_body(x, &p, w, stride, some, total, room, 4, 0);
         for (size_t j = 0; j < some; j++)
             for (size_t u = 0; u < p.units; u++)
                 for (int slot = 0; slot < SLOTS; slot++)

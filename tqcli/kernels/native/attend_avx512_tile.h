@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "tq.h"
+#include "attend.h"
 
 TQ_INLINE __m512 add(__m512 a, __m512 b, int whole) {
     if (!whole) return _mm512_add_ps(a, b);
@@ -24,8 +24,7 @@ TQ_INLINE __m512 sum_sixteen(const __m512 *x, int whole) {
     TQ_UNROLL
     for (int i = 0; i < 4; i++) {
         __m512 a = half[2 * i], b = half[2 * i + 1];
-        quarter[i] =
-            add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd), whole);
+        quarter[i] = add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd), whole);
     }
     TQ_UNROLL
     for (int i = 0; i < 2; i++) {
@@ -35,8 +34,8 @@ TQ_INLINE __m512 sum_sixteen(const __m512 *x, int whole) {
     }
     __m512 sums = add(_mm512_shuffle_ps(eighth[0], eighth[1], 0x88),
                       _mm512_shuffle_ps(eighth[0], eighth[1], 0xdd), whole);
-    const __m512i transpose =
-        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11,
+                                                15);
     return _mm512_permutexvar_ps(transpose, sums);
 }
 

@@ -6,6 +6,8 @@
 #include "binding.h"
 
 enum { MAX_BUFFERS = 5 };
+/* Scratch is some hundred bytes a value at most. */
+#define MAX_DIM (PTRDIFF_MAX / 1024)
 
 /* What every call holds: its buffers, its kernel, and memory to work in. */
 typedef struct {
@@ -21,25 +23,31 @@ static int fail(const char *why) {
     return -1;
 }
 
+/* Numbers of a caller are never multiplied before a buffer bounds their product. */
+
 /* The length of buffer `at` in items of `size` bytes, m rows of them; or -1. */
 static Py_ssize_t columns(const call *c, int at, Py_ssize_t m, Py_ssize_t size) {
-    const Py_ssize_t bytes = c->buffers[at].len;
-    if (m < 1 || bytes % (m * size)) return fail("a length is no multiple of the rows");
-    return bytes / (m * size);
+    const Py_buffer *buffer = &c->buffers[at];
+    const Py_ssize_t items = buffer->len / size;
+    if (m < 1 || buffer->len % size || items % m)
+        return fail("a length is no multiple of the rows");
+    if ((uintptr_t)buffer->buf % (size_t)size) return fail("an array is not aligned");
+    return items / m;
 }
 
-static int start(call *c, int index, PyObject *capsule, size_t dim) {
+static int start(call *c, int index, PyObject *capsule, Py_ssize_t dim) {
     const tq_kernel *kernel = tq_kernel_at(index);
     if (!kernel) return -1;
     c->ops = tq_attend_of(kernel);
     if (capsule) {
         c->layout = tq_layout_of(capsule);
         if (!c->layout) return -1;
-        if (dim == 0 || dim % (size_t)c->layout->group) return fail("dim is no multiple of group");
-    } else if (dim == 0 || dim % 64) {
+        if (dim % c->layout->group) return fail("dim is no multiple of group");
+    } else if (dim % 64) {
         return fail("dim is no multiple of 64");
     }
-    c->memory = malloc(c->ops->scratch(dim) + 63);
+    if (dim < 1 || dim > MAX_DIM) return fail("no vector has this many values");
+    c->memory = malloc(c->ops->scratch((size_t)dim) + 63);
     if (!c->memory) {
         PyErr_NoMemory();
         return -1;
@@ -110,7 +118,7 @@ static PyObject *scores(PyObject *module, PyObject *args) {
                           &c.buffers[1], &c.buffers[2], &first))
         return NULL;
     const Py_ssize_t dim = columns(&c, 0, m, sizeof(float));
-    if (dim < 0 || start(&c, index, capsule, (size_t)dim) < 0) return finish(&c, 1);
+    if (dim < 0 || start(&c, index, capsule, dim) < 0) return finish(&c, 1);
     tq_packed keys = packed(&c, 1, (size_t)dim);
     if (count_vectors(&c, 1, keys.vector_bytes, &keys.n) < 0 ||
         check_columns(&c, 2, m, first, keys.n) < 0 || check_apart(&c, 2) < 0)
@@ -134,9 +142,8 @@ static PyObject *scores_int8(PyObject *module, PyObject *args) {
                           &c.buffers[1], &c.buffers[2], &c.buffers[3], &c.buffers[4], &first))
         return NULL;
     const Py_ssize_t dim = columns(&c, 0, m, 1);
-    if (dim < 0 || start(&c, index, capsule, (size_t)dim) < 0) return finish(&c, 1);
-    if (c.buffers[1].len != m * (Py_ssize_t)sizeof(float) ||
-        c.buffers[2].len != c.layout->levels)
+    if (dim < 0 || start(&c, index, capsule, dim) < 0) return finish(&c, 1);
+    if (columns(&c, 1, m, sizeof(float)) != 1 || c.buffers[2].len != c.layout->levels)
         return finish(&c, fail("scales or centroids of another length"));
     tq_packed keys = packed(&c, 3, (size_t)dim);
     if (count_vectors(&c, 3, keys.vector_bytes, &keys.n) < 0 ||
@@ -163,8 +170,9 @@ static int check_slabs(const call *c, int weights, int out, Py_ssize_t m, Py_ssi
     if (slab < 1) return fail("a slab of no vectors");
     if (check_columns(c, weights, m, first, n) < 0 || check_apart(c, out) < 0) return -1;
     const size_t slabs = n / (size_t)slab + (n % (size_t)slab != 0);
-    if ((size_t)c->buffers[out].len != slabs * (size_t)(m * dim) * sizeof(double))
-        return fail("out is not one sum a slab");
+    const Py_ssize_t row = columns(c, out, m, sizeof(double)); /* sums of one query, all slabs */
+    if (row < 0) return -1;
+    if (row % dim || (size_t)(row / dim) != slabs) return fail("out is not one sum a slab");
     return 0;
 }
 
@@ -179,7 +187,7 @@ static PyObject *weighted_sum(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "iOnnny*ny*w*:weighted_sum", &index, &capsule, &m, &dim, &slab,
                           &c.buffers[0], &first, &c.buffers[1], &c.buffers[2]))
         return NULL;
-    if (dim < 0 || start(&c, index, capsule, (size_t)dim) < 0) return finish(&c, 1);
+    if (start(&c, index, capsule, dim) < 0) return finish(&c, 1);
     tq_packed x = packed(&c, 1, (size_t)dim);
     size_t n;
     if (count_vectors(&c, 1, x.vector_bytes, &n) < 0 ||
@@ -210,7 +218,7 @@ static PyObject *scores_f16(PyObject *module, PyObject *args) {
                           &c.buffers[2], &first))
         return NULL;
     const Py_ssize_t dim = columns(&c, 0, m, sizeof(float));
-    if (dim < 0 || start(&c, index, NULL, (size_t)dim) < 0 ||
+    if (dim < 0 || start(&c, index, NULL, dim) < 0 || columns(&c, 1, 1, 2) < 0 ||
         count_vectors(&c, 1, (size_t)dim * 2, &n) < 0 || check_columns(&c, 2, m, first, n) < 0 ||
         check_apart(&c, 2) < 0)
         return finish(&c, 1);
@@ -232,7 +240,7 @@ static PyObject *weighted_sum_f16(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "innny*ny*w*:weighted_sum_f16", &index, &m, &dim, &slab,
                           &c.buffers[0], &first, &c.buffers[1], &c.buffers[2]))
         return NULL;
-    if (dim < 0 || start(&c, index, NULL, (size_t)dim) < 0 ||
+    if (start(&c, index, NULL, dim) < 0 || columns(&c, 1, 1, 2) < 0 ||
         count_vectors(&c, 1, (size_t)dim * 2, &n) < 0 ||
         check_slabs(&c, 0, 2, m, dim, slab, first, n) < 0)
         return finish(&c, 1);

@@ -7,10 +7,10 @@
  *
  * The query is brought into that order once. A float32 centroid is looked up as its four bytes
  * (one table of 16 bytes each), which two rounds of zip put together. */
-#include <arm_neon.h>
 #include <string.h>
 
 #include "attend.h"
+#include "neon.h"
 
 enum {
     UNIT = 64,
@@ -91,9 +91,7 @@ TQ_INLINE float half_at(const uint8_t *at) {
 }
 
 /* Does quad `quad` of part `part` belong to the second 32 values of its unit? */
-TQ_INLINE int second_half(int bits, int part, int quad) {
-    return bits == 4 ? part / 2 : quad / 2;
-}
+TQ_INLINE int second_half(int bits, int part, int quad) { return bits == 4 ? part / 2 : quad / 2; }
 
 /* ---- centroids as float32 ---- */
 
@@ -148,10 +146,8 @@ static void order_queries(ordered *to, const tq_queries *from, size_t first,
                     const size_t into = j * keys->dim + u + (size_t)(16 * part + i);
                     const size_t at = (first + j) * keys->dim + u +
                                       (size_t)value_at(keys->bits, part, i);
-                    if (from->values)
-                        to->values[into] = from->values[at];
-                    else
-                        to->values8[into] = from->values8[at];
+                    if (from->values) to->values[into] = from->values[at];
+                    else to->values8[into] = from->values8[at];
                 }
         to->scales[j] = from->values ? 1.0f : from->scales[first + j];
     }
@@ -169,7 +165,8 @@ TQ_INLINE void dot_float(const float32x4_t c[PARTS][QUADS], const float *q, int 
     for (int part = 0; part < PARTS; part++)
         for (int quad = 0; quad < QUADS; quad++) {
             const int half = second_half(bits, part, quad);
-            sums[half] = vfmaq_f32(sums[half], c[part][quad], vld1q_f32(q + 16 * part + 4 * quad));
+            sums[half] = vfmaq_f32(sums[half], c[part][quad],
+                                   load_floats(q + 16 * part + 4 * quad));
         }
 }
 
@@ -214,22 +211,17 @@ TQ_INLINE void scores_body(const tq_packed *keys, const ordered *q, float *out, 
             float32x4_t c[PARTS][QUADS];
             load_unit(keys, block, inside_of(&w, u), w.apart, bits, codes);
             for (int part = 0; part < PARTS; part++)
-                if (int8)
-                    c8[part] = vqtbl1q_s8(q->table8, codes[part]);
-                else
-                    expand(&p, codes[part], c[part]);
+                if (int8) c8[part] = vqtbl1q_s8(q->table8, codes[part]);
+                else expand(&p, codes[part], c[part]);
             for (size_t j = 0; j < q->m; j++) {
                 const size_t at = j * keys->dim + u * UNIT;
                 float32x4_t sums[2];
-                if (int8)
-                    dot_int8(c8, q->values8 + at, bits, sums);
-                else
-                    dot_float((const float32x4_t(*)[QUADS])c, q->values + at, bits, sums);
+                if (int8) dot_int8(c8, q->values8 + at, bits, sums);
+                else dot_float((const float32x4_t(*)[QUADS])c, q->values + at, bits, sums);
                 total[j] = vfmaq_n_f32(vfmaq_n_f32(total[j], sums[0], first), sums[1], second);
             }
         }
-        for (size_t j = 0; j < q->m; j++)
-            out[j * stride + i] = vaddvq_f32(total[j]) * q->scales[j];
+        for (size_t j = 0; j < q->m; j++) out[j * stride + i] = vaddvq_f32(total[j]) * q->scales[j];
     }
 }
 
@@ -276,10 +268,9 @@ TQ_INLINE void add_tile(const uint8_t *codes, const float *norms, const float *w
         }
     for (int part = 0; part < PARTS; part++)
         for (int quad = 0; quad < QUADS; quad++)
-            vst1q_f32(ordered_sums + 16 * part + 4 * quad, sums[part][quad]);
+            store_floats(ordered_sums + 16 * part + 4 * quad, sums[part][quad]);
     for (int part = 0; part < PARTS; part++)
-        for (int j = 0; j < 16; j++)
-            total[value_at(bits, part, j)] += ordered_sums[16 * part + j];
+        for (int j = 0; j < 16; j++) total[value_at(bits, part, j)] += ordered_sums[16 * part + j];
 }
 
 TQ_INLINE void weighted_sum_body(const tq_packed *x, const float *weights, size_t stride, size_t m,
@@ -318,10 +309,6 @@ static void weighted_sum(const tq_packed *x, const float *weights, size_t stride
 
 /* ---- the same over float16 ---- */
 
-TQ_INLINE float32x4_t load_half(const uint16_t *at) {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at)));
-}
-
 static void scores_f16(const uint16_t *keys, size_t n, size_t dim, const float *queries, size_t m,
                        float *out, size_t stride, void *memory) {
     (void)memory;
@@ -333,8 +320,8 @@ static void scores_f16(const uint16_t *keys, size_t n, size_t dim, const float *
             for (int s = 0; s < 4; s++) sums[s] = vdupq_n_f32(0.0f);
             for (size_t d = 0; d < dim; d += 16)
                 for (int s = 0; s < 4; s++)
-                    sums[s] = vfmaq_f32(sums[s], load_half(key + d + 4 * s),
-                                        vld1q_f32(q + d + 4 * s));
+                    sums[s] = vfmaq_f32(sums[s], load_halves(key + d + 4 * s),
+                                        load_floats(q + d + 4 * s));
             out[j * stride + i] =
                 vaddvq_f32(vaddq_f32(vaddq_f32(sums[0], sums[1]), vaddq_f32(sums[2], sums[3])));
         }
@@ -352,11 +339,11 @@ static void weighted_sum_f16(const uint16_t *values, size_t n, size_t dim, const
                 for (int s = 0; s < UNIT / 4; s++) sums[s] = vdupq_n_f32(0.0f);
                 for (size_t k = first; k < first + count; k++)
                     for (int s = 0; s < UNIT / 4; s++)
-                        sums[s] = vfmaq_n_f32(sums[s], load_half(values + k * dim + d + 4 * s),
+                        sums[s] = vfmaq_n_f32(sums[s], load_halves(values + k * dim + d + 4 * s),
                                               weights[j * stride + k]);
                 for (int s = 0; s < UNIT / 4; s++) {
                     float four[4];
-                    vst1q_f32(four, sums[s]);
+                    store_floats(four, sums[s]);
                     for (int lane = 0; lane < 4; lane++)
                         out[j * dim + d + (size_t)(4 * s + lane)] += four[lane];
                 }

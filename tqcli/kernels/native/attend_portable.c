@@ -28,9 +28,7 @@ static void fill(table *t, int bits, const float *centroids) {
 
 static size_t scratch(size_t dim) { return dim * (2 + TQ_HEAD_TILE) * sizeof(float); }
 
-static float half_at(const uint8_t *at) {
-    return tq_from_half((uint16_t)(at[0] | at[1] << 8));
-}
+static float half_at(const uint8_t *at) { return tq_from_half((uint16_t)(at[0] | at[1] << 8)); }
 
 /* The centroids of 32 values, `inside` values into a block. */
 TQ_INLINE void expand_unit(const tq_packed *x, const table *t, const uint8_t *block, int inside,

@@ -42,8 +42,7 @@ TQ_INLINE V quantize_one(V y, int bits, int i, int e, const tables *t, VI *word,
     VI last = v_as_int(_mm256_cmp_ps(y, t->top, _CMP_GE_OQ));
     VI prefix = last, low = last; /* negated: all bits but the last; those for the word */
     if (bits == 3)
-        *plane = _mm256_or_si256(*plane,
-                                 _mm256_and_si256(last, _mm256_set1_epi32((int)(1u << e))));
+        *plane = _mm256_or_si256(*plane, _mm256_and_si256(last, _mm256_set1_epi32((int)(1u << e))));
     for (int s = bits - 2; s >= 0; s--) {
         const V midpoint = _mm256_permutevar8x32_ps(t->steps[s], prefix);
         last = v_as_int(_mm256_cmp_ps(y, midpoint, _CMP_GE_OQ));
@@ -54,8 +53,7 @@ TQ_INLINE V quantize_one(V y, int bits, int i, int e, const tables *t, VI *word,
     *word = _mm256_sub_epi32(*word, _mm256_slli_epi32(low, (bits == 4 ? 4 : 2) * i));
     if (bits == 4)
         return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->squares[0], prefix),
-                                _mm256_permutevar8x32_ps(t->squares[1], prefix),
-                                v_as_float(last));
+                                _mm256_permutevar8x32_ps(t->squares[1], prefix), v_as_float(last));
     const VI code = bits == 2 ? low : _mm256_add_epi32(_mm256_add_epi32(prefix, prefix), last);
     return _mm256_permutevar8x32_ps(t->squares[0], code);
 }
@@ -101,9 +99,9 @@ TQ_INLINE void rotated_block(const uint8_t *codes, uint16_t norm, int bits, int 
             const int plane = codes[block / 4 + e / 8];
             const VI bit = _mm256_sllv_epi32(_mm256_set1_epi32(plane),
                                              _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
-            code = _mm256_or_si256(
-                _mm256_and_si256(code, _mm256_set1_epi32(3)),
-                _mm256_and_si256(_mm256_srli_epi32(bit, 5), _mm256_set1_epi32(4)));
+            code =
+                _mm256_or_si256(_mm256_and_si256(code, _mm256_set1_epi32(3)),
+                                _mm256_and_si256(_mm256_srli_epi32(bit, 5), _mm256_set1_epi32(4)));
         }
         v_narrow(out + (size_t)e * size, look_up(code, bits, low, high), type);
     }
@@ -118,4 +116,5 @@ const tq_kernel tq_avx2 = {
     .decode = decode,
     .pack = pack,
     .unpack = unpack,
+    .stats = &tq_stats_avx2,
 };

@@ -15,7 +15,6 @@ typedef __m256i VI;
 #define v_store(p, v) _mm256_storeu_ps(p, v)
 #define v_stream(p, v) _mm256_stream_ps(p, v)
 #define v_fence() _mm_sfence()
-#define v_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define v_set1(x) _mm256_set1_ps(x)
 #define v_zero() _mm256_setzero_ps()
 #define v_add(a, b) _mm256_add_ps(a, b)

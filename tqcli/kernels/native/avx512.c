@@ -109,4 +109,5 @@ const tq_kernel tq_avx512 = {
     .decode = decode,
     .pack = pack,
     .unpack = unpack,
+    .stats = &tq_stats_avx512,
 };

@@ -25,7 +25,6 @@ typedef __m512i VI;
 #define v_negate(a) _mm512_xor_ps(a, _mm512_set1_ps(-0.0f))
 #define v_as_int(a) _mm512_castps_si512(a)
 #define v_as_float(a) _mm512_castsi512_ps(a)
-#define v_prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 
 TQ_INLINE V v_above_tiny(V a, V b, V c) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, v_set1(TQ_TINY), _CMP_GT_OQ), c, b);
@@ -53,8 +52,7 @@ TQ_INLINE __m256i to_bfloat(V v) {
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     const VI quiet = _mm512_or_si512(_mm512_and_si512(bits, _mm512_set1_epi32((int)0x80000000)),
                                      _mm512_set1_epi32(0x7fc00000));
-    return _mm512_cvtepi32_epi16(
-        _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, sum, quiet), 16));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(nan, sum, quiet), 16));
 }
 
 TQ_INLINE void v_narrow(uint8_t *to, V v, enum tq_float type) {

@@ -26,6 +26,8 @@ int tq_check_apart(const Py_buffer *input, const Py_buffer *output);
 /* layout(bits, group, block, header, corrected, floats) -> capsule. */
 PyObject *tq_make_layout(PyObject *module, PyObject *args);
 
+extern PyMethodDef tq_center_methods[];
+extern PyMethodDef tq_stats_methods[];
 #ifdef TQ_HAVE_ATTEND
 extern PyMethodDef tq_attend_methods[];
 #endif

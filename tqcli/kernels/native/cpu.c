@@ -33,7 +33,7 @@ static unsigned long long xcr0(void) {
 
 enum { EAX, EBX, ECX, EDX };
 
-/* 0: neither; 1: AVX2, FMA, F16C and BMI2; 2: AVX-512 F, DQ, BW and VL as well. */
+/* 0: neither; 1: AVX2, FMA, F16C, POPCNT, BMI1 and BMI2; 2: AVX-512 F, DQ, BW and VL as well. */
 static int x86_level(void) {
     unsigned r[4];
     cpuid(0, r);
@@ -54,7 +54,7 @@ static int x86_level(void) {
 #endif
 
 const tq_kernel *const *tq_kernels(void) {
-    static const tq_kernel *list[4]; /* filled once, from the module's initialisation */
+    static const tq_kernel *list[4]; /* filled by the first call; callers hold the GIL */
     int count = 0;
     if (list[0]) return list;
 #if defined(TQ_HAVE_AVX2) || defined(TQ_HAVE_AVX512)

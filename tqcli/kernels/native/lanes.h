@@ -12,7 +12,6 @@
  *   V, VI                 registers of LANES floats, of LANES 32-bit integers
  *   v_load v_store v_set1 v_zero v_add v_sub v_mul v_div v_sqrt v_negate
  *   v_stream v_fence      stores past the cache, to an aligned address, and what orders them
- *   v_prefetch(p)         a hint; any address may come
  *   v_transpose(V *)      LANES registers, in place
  *   v_as_int v_as_float   the same bits
  *   v_above_tiny(a, b, c) b where a > TQ_TINY, else c
@@ -26,30 +25,11 @@
 #include <string.h>
 
 #include "blocks.h"
+#include "butterflies.h"
 #include "tq.h"
 
 /* Words of 32 bits in a code row. */
 #define WORDS (TQ_MAX_CODES / 4)
-
-TQ_INLINE void stage(V *v, int count, int stride) {
-    TQ_UNROLL
-    for (int i = 0; i < count; i++)
-        if (!(i & stride)) {
-            const V a = v[i], b = v[i + stride];
-            v[i] = v_add(a, b);
-            v[i + stride] = v_sub(a, b);
-        }
-}
-
-/* Butterflies of strides 1, 2, 4 ... over `count` registers; spelled out, since a loop over the
- * strides would send the registers to memory. */
-TQ_INLINE void butterflies(V *v, int count) {
-    if (count > 1) stage(v, count, 1);
-    if (count > 2) stage(v, count, 2);
-    if (count > 4) stage(v, count, 4);
-    if (count > 8) stage(v, count, 8);
-    if (count > 16) stage(v, count, 16);
-}
 
 #include "lanes_decode.h"
 #include "lanes_encode.h"

@@ -121,7 +121,7 @@ static void decode(const uint8_t *blocks, size_t n, void *out, enum tq_float typ
     V batches[2][TQ_MAX_GROUP]; /* LANES vectors each */
     /* No batch is under way yet, but the addresses are valid. */
     outflow flow = {.stream = n * size >= STREAM_BYTES,
-                    .next = out,
+                    .next = (uintptr_t)out,
                     .to = out,
                     .from = (const uint8_t *)batches};
     tables t;
@@ -132,7 +132,7 @@ static void decode(const uint8_t *blocks, size_t n, void *out, enum tq_float typ
         uint8_t *to = (uint8_t *)out + at * size;
         const int buffered = flow.stream || count < LANES;
         uint8_t *values = buffered ? (uint8_t *)batches[at / LANES % 2] : to;
-        flow.next = to + LANES * size;
+        flow.next = (uintptr_t)to + LANES * size;
         if (rotated) rotated_batch(from, count, values, type, layout, &t, &flow);
         else decode_batch(from, count, values, type, layout, &t, &flow);
         end_flow(&flow);

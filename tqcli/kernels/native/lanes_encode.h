@@ -39,8 +39,8 @@ static V load_batch(const uint8_t *x, enum tq_float type, int group, V *columns)
 
 /* Columns times inverse length, rotated. Here and below the input to come is fetched as the work
  * goes on, half of it by each: one cache line to two columns, `step` bytes apart. */
-TQ_INLINE void rotate(V *columns, int group, V inverse, const tq_factors *factors,
-                      const uint8_t *ahead, int step) {
+TQ_INLINE void rotate(V *columns, int group, V inverse, const tq_factors *factors, uintptr_t ahead,
+                      int step) {
     const V scale[2] = {inverse, v_negate(inverse)};
     for (int e = 0; e < group; e += FIRST) {
         V v[FIRST];
@@ -51,7 +51,7 @@ TQ_INLINE void rotate(V *columns, int group, V inverse, const tq_factors *factor
         TQ_UNROLL
         for (int i = 0; i < FIRST; i++) {
             columns[e + i] = v[i];
-            if (i % 2) v_prefetch(ahead + (e + i) / 2 * step);
+            if (i % 2) tq_prefetch(ahead + (uintptr_t)((e + i) / 2 * step));
         }
     }
     for (int e = 0; e < FIRST; e++) {
@@ -70,7 +70,7 @@ TQ_INLINE void rotate(V *columns, int group, V inverse, const tq_factors *factor
 
 /* Codes of the columns as rows of packed words; returns the sums of the centroids' squares. */
 TQ_INLINE V quantize(const V *columns, int bits, int group, const tables *t, VI *words,
-                     const uint8_t *ahead, int step) {
+                     uintptr_t ahead, int step) {
     const int per_word = bits == 4 ? 8 : 16;
     V total = v_zero();
     for (int e = 0; e < group; e += 32) {
@@ -81,7 +81,7 @@ TQ_INLINE V quantize(const V *columns, int bits, int group, const tables *t, VI 
             for (int i = 0; i < per_word; i++) {
                 total = v_add(total, quantize_one(columns[e + part + i], bits, i, part + i, t,
                                                   &word, &plane));
-                if (i % 2) v_prefetch(ahead + (e + part + i) / 2 * step);
+                if (i % 2) tq_prefetch(ahead + (uintptr_t)((e + part + i) / 2 * step));
             }
             words[(e + part) / per_word] = word;
         }
@@ -91,7 +91,7 @@ TQ_INLINE V quantize(const V *columns, int bits, int group, const tables *t, VI 
 }
 
 static V quantize_batch(const V *columns, const tq_layout *layout, const tables *t, VI *words,
-                        const uint8_t *ahead, int step) {
+                        uintptr_t ahead, int step) {
     if (layout->bits == 2) return quantize(columns, 2, layout->group, t, words, ahead, step);
     if (layout->bits == 3) return quantize(columns, 3, layout->group, t, words, ahead, step);
     return quantize(columns, 4, layout->group, t, words, ahead, step);
@@ -111,7 +111,7 @@ TQ_INLINE void rows_of_words(const VI *words, int count, uint8_t rows[LANES][TQ_
 
 /* Blocks of `count` vectors whose columns and sums of squares are there. */
 static void finish_batch(V *columns, V total, int count, uint8_t *blocks, const tq_layout *layout,
-                         const tables *t, VI *words, const uint8_t *ahead, int step) {
+                         const tables *t, VI *words, uintptr_t ahead, int step) {
     uint8_t rows[LANES][TQ_MAX_CODES];
     uint16_t norms[LANES];
     const V length = v_sqrt(total);
@@ -119,7 +119,7 @@ static void finish_batch(V *columns, V total, int count, uint8_t *blocks, const 
     if (layout->group == 64) rotate(columns, 64, inverse, &layout->forward, ahead, step);
     else rotate(columns, 128, inverse, &layout->forward, ahead, step);
     const V decoded = v_sqrt(quantize_batch(columns, layout, t, words,
-                                            ahead + layout->group / 2 * step, step));
+                                            ahead + (uintptr_t)(layout->group / 2 * step), step));
     const V norm = v_above_tiny(decoded, v_div(length, decoded), length);
     v_halves(layout->corrected ? norm : length, norms);
     rows_of_words(words, layout->group * layout->bits / 32, rows);
@@ -144,20 +144,20 @@ static void encode(const void *x, enum tq_float type, size_t n, uint8_t *blocks,
         if (at)
             finish_batch(columns[!now], total[!now], LANES,
                          blocks + (at - LANES) * layout->group_bytes, layout, &t, words,
-                         from + (at + AHEAD * LANES) * size, (int)size * LANES / layout->group);
+                         (uintptr_t)from + (at + AHEAD * LANES) * size,
+                         (int)size * LANES / layout->group);
     }
     if (full) {
         const int last = (int)(full / LANES - 1) & 1;
         finish_batch(columns[last], total[last], LANES,
                      blocks + (full - LANES) * layout->group_bytes, layout, &t, words,
-                         from, 0);
+                     (uintptr_t)from, 0);
     }
     if (n > full) { /* the rest among zeros */
         uint8_t padded[LANES * TQ_MAX_GROUP * 4] = {0};
         memcpy(padded, from + full * size, (n - full) * size);
         total[0] = load_batch(padded, type, layout->group, columns[0]);
         finish_batch(columns[0], total[0], (int)(n - full), blocks + full * layout->group_bytes,
-                     layout, &t, words,
-                         from, 0);
+                     layout, &t, words, (uintptr_t)from, 0);
     }
 }

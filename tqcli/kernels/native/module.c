@@ -21,8 +21,7 @@ int tq_check_apart(const Py_buffer *input, const Py_buffer *output) {
 }
 
 /* The number of items in buffers that must hold `a` and `b` bytes an item, or -1. */
-static Py_ssize_t items(const Py_buffer *left, Py_ssize_t a, const Py_buffer *right,
-                        Py_ssize_t b) {
+static Py_ssize_t items(const Py_buffer *left, Py_ssize_t a, const Py_buffer *right, Py_ssize_t b) {
     const Py_ssize_t n = left->len / a;
     if (left->len % a == 0 && right->len % b == 0 && right->len / b == n) return n;
     PyErr_SetString(PyExc_ValueError, "lengths of input and output do not agree");
@@ -134,8 +133,7 @@ static PyObject *unpack(PyObject *module, PyObject *args) {
     PyObject *result = NULL;
     Py_buffer packed, codes;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iiniy*w*:unpack", &index, &bits, &block, &header, &packed,
-                          &codes))
+    if (!PyArg_ParseTuple(args, "iiniy*w*:unpack", &index, &bits, &block, &header, &packed, &codes))
         return NULL;
     const tq_kernel *kernel = bad_run(bits, block) ? NULL : tq_kernel_at(index);
     if (kernel && (header < 0 || header > 4)) {
@@ -167,7 +165,8 @@ static PyMethodDef methods[] = {
 };
 
 static int fill(PyObject *module) {
-    (void)module;
+    if (PyModule_AddFunctions(module, tq_center_methods) < 0) return -1;
+    if (PyModule_AddFunctions(module, tq_stats_methods) < 0) return -1;
 #ifdef TQ_HAVE_ATTEND
     if (PyModule_AddFunctions(module, tq_attend_methods) < 0) return -1;
 #endif
@@ -177,7 +176,7 @@ static int fill(PyObject *module) {
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill}, {0, NULL}};
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
+    .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_native",
     .m_doc = "Native kernels of the turbo family.",
     .m_methods = methods,

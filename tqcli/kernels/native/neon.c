@@ -1,8 +1,7 @@
 /* The kernel for AArch64: 4 vectors at once, with what every such processor has. */
-#include <arm_neon.h>
 #include <string.h>
 
-#include "tq.h"
+#include "neon.h"
 
 #define LANES 4
 #define STREAM_BYTES SIZE_MAX /* no stores past the cache here */
@@ -10,15 +9,10 @@
 typedef float32x4_t V;
 typedef uint32x4_t VI;
 
-#define v_load(p) vld1q_f32(p)
-#define v_store(p, v) vst1q_f32(p, v)
-#define v_stream(p, v) vst1q_f32(p, v)
+#define v_load(p) load_floats(p)
+#define v_store(p, v) store_floats(p, v)
+#define v_stream(p, v) store_floats(p, v)
 #define v_fence() ((void)0)
-#if defined(__GNUC__)
-#define v_prefetch(p) __builtin_prefetch(p)
-#else
-#define v_prefetch(p) ((void)(p))
-#endif
 #define v_set1(x) vdupq_n_f32(x)
 #define v_zero() vdupq_n_f32(0)
 #define v_add(a, b) vaddq_f32(a, b)
@@ -32,19 +26,14 @@ typedef uint32x4_t VI;
 
 TQ_INLINE V v_above_tiny(V a, V b, V c) { return vbslq_f32(vcgtq_f32(a, v_set1(TQ_TINY)), b, c); }
 
-TQ_INLINE void v_halves(V v, uint16_t *to) {
-    vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32(v)));
-}
+TQ_INLINE void v_halves(V v, uint16_t *to) { store_halves(to, v); }
 
-TQ_INLINE V v_of_halves(const uint16_t *from) {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
-}
+TQ_INLINE V v_of_halves(const uint16_t *from) { return load_halves(from); }
 
 TQ_INLINE V v_widen(const uint8_t *from, enum tq_float type) {
-    if (type == TQ_F32) return vreinterpretq_f32_u8(vld1q_u8(from));
-    const uint16x4_t half = vreinterpret_u16_u8(vld1_u8(from));
-    if (type == TQ_F16) return vcvt_f32_f16(vreinterpret_f16_u16(half));
-    return v_as_float(vshll_n_u16(half, 16));
+    if (type == TQ_F32) return load_floats(from);
+    if (type == TQ_F16) return load_halves(from);
+    return v_as_float(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(from)), 16));
 }
 
 TQ_INLINE uint16x4_t to_bfloat(V v) {
@@ -55,9 +44,8 @@ TQ_INLINE uint16x4_t to_bfloat(V v) {
 }
 
 TQ_INLINE void v_narrow(uint8_t *to, V v, enum tq_float type) {
-    if (type == TQ_F32) vst1q_u8(to, vreinterpretq_u8_f32(v));
-    else if (type == TQ_F16)
-        vst1_u8(to, vreinterpret_u8_u16(vreinterpret_u16_f16(vcvt_f16_f32(v))));
+    if (type == TQ_F32) store_floats(to, v);
+    else if (type == TQ_F16) store_halves(to, v);
     else vst1_u8(to, vreinterpret_u8_u16(to_bfloat(v)));
 }
 
@@ -84,7 +72,7 @@ typedef struct {
 TQ_INLINE table load_table(const float *entries) {
     table t;
     TQ_UNROLL
-    for (int i = 0; i < 4; i++) t.val[i] = vreinterpretq_u8_f32(vld1q_f32(entries + 4 * i));
+    for (int i = 0; i < 4; i++) t.val[i] = vreinterpretq_u8_f32(load_floats(entries + 4 * i));
     return t;
 }
 
@@ -128,8 +116,7 @@ TQ_INLINE V level_one(VI word, VI plane, int bits, int i, int e, const tables *t
     const VI mask = vdupq_n_u32(bits == 4 ? 15 : 3);
     VI code = vandq_u32(vshlq_u32(word, vdupq_n_s32(bits == 4 ? -4 * i : -2 * i)), mask);
     if (bits == 3)
-        code = vorrq_u32(code,
-                         vandq_u32(vshlq_u32(plane, vdupq_n_s32(2 - e)), vdupq_n_u32(4)));
+        code = vorrq_u32(code, vandq_u32(vshlq_u32(plane, vdupq_n_s32(2 - e)), vdupq_n_u32(4)));
     return look_up(t->centroids, code);
 }
 
@@ -143,7 +130,7 @@ TQ_INLINE void rotated_block(const uint8_t *codes, uint16_t norm, int bits, int 
     const int32_t planes[4] = {2, 1, 0, -1};
     float products[16];
     TQ_UNROLL
-    for (int k = 0; k < 16; k += 4) vst1q_f32(products + k, v_mul(vld1q_f32(t->levels + k), scale));
+    for (int k = 0; k < 16; k += 4) v_store(products + k, v_mul(v_load(t->levels + k), scale));
     const table scaled = load_table(products);
     for (int e = 0; e < block; e += 4) {
         VI code;
@@ -180,4 +167,5 @@ const tq_kernel tq_neon = {
     .decode = decode,
     .pack = pack,
     .unpack = unpack,
+    .stats = &tq_stats_neon,
 };

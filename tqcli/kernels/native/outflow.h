@@ -1,4 +1,4 @@
-/* How decoders write their rows; for instruction sets that define v_load, v_stream, v_prefetch. */
+/* How decoders write their rows; for instruction sets that define v_load and v_stream. */
 #ifndef TQ_OUTFLOW_H
 #define TQ_OUTFLOW_H
 
@@ -17,10 +17,10 @@
  * (arrays of NumPy begin 16 bytes behind one). Other outputs are written at once. */
 typedef struct {
     int stream;
-    uint8_t *next;         /* output of the batch after this one, to be prefetched */
-    uint8_t *to;           /* a batch on its way out: where its rest goes, */
-    const uint8_t *from;   /* where that is, */
-    size_t left;           /* and how many bytes it has */
+    uintptr_t next;      /* output of the batch after this one, to be prefetched */
+    uint8_t *to;         /* a batch on its way out: where its rest goes, */
+    const uint8_t *from; /* where that is, */
+    size_t left;         /* and how many bytes it has */
 } outflow;
 
 TQ_INLINE void pass_on(outflow *flow, size_t bytes) {
@@ -41,8 +41,8 @@ static void begin_flow(outflow *flow, uint8_t *to, const uint8_t *from, size_t b
 /* Let `lines` cache lines go out, or fetch as many that will be written. */
 TQ_INLINE void let_flow(outflow *flow, int lines) {
     if (!flow->stream) {
-        for (int i = 0; i < lines; i++) v_prefetch(flow->next + i * LINE);
-        flow->next += lines * LINE;
+        for (int i = 0; i < lines; i++) tq_prefetch(flow->next + (uintptr_t)i * LINE);
+        flow->next += (uintptr_t)lines * LINE;
         return;
     }
     for (; lines > 0 && flow->left >= LINE; lines--) {

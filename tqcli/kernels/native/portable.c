@@ -76,4 +76,5 @@ const tq_kernel tq_portable = {
     .decode = tq_decode_portable,
     .pack = pack,
     .unpack = tq_unpack_portable,
+    .stats = &tq_stats_portable,
 };

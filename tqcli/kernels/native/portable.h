@@ -15,8 +15,8 @@ typedef float columns_t[TQ_MAX_GROUP][LANES];
 
 void tq_encode_portable(const void *x, enum tq_float type, size_t n, uint8_t *blocks,
                         const tq_layout *layout);
-void tq_decode_portable(const uint8_t *blocks, size_t n, void *out, enum tq_float type,
-                        int rotated, const tq_layout *layout);
+void tq_decode_portable(const uint8_t *blocks, size_t n, void *out, enum tq_float type, int rotated,
+                        const tq_layout *layout);
 void tq_unpack_portable(const uint8_t *packed, size_t stride, size_t n, size_t block, int bits,
                         uint8_t *codes);
 

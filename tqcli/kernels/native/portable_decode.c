@@ -18,8 +18,8 @@ static void narrow(const float *from, enum tq_float type, int group, void *to) {
 
 /* The codes of one group as bytes. */
 static void read_codes(const uint8_t *blocks, const tq_layout *layout, uint8_t *codes) {
-    tq_unpack_portable(blocks + layout->header, (size_t)layout->block_bytes,
-                       (size_t)layout->blocks, (size_t)layout->block, layout->bits, codes);
+    tq_unpack_portable(blocks + layout->header, (size_t)layout->block_bytes, (size_t)layout->blocks,
+                       (size_t)layout->block, layout->bits, codes);
 }
 
 static void decode_batch(const uint8_t *blocks, int count, uint8_t *out, enum tq_float type,
@@ -67,8 +67,8 @@ static void decode_rotated(const uint8_t *blocks, size_t n, uint8_t *out, enum t
     }
 }
 
-void tq_decode_portable(const uint8_t *blocks, size_t n, void *out, enum tq_float type,
-                        int rotated, const tq_layout *layout) {
+void tq_decode_portable(const uint8_t *blocks, size_t n, void *out, enum tq_float type, int rotated,
+                        const tq_layout *layout) {
     const size_t size = layout->group * tq_float_size(type);
     if (rotated) {
         decode_rotated(blocks, n, out, type, layout);

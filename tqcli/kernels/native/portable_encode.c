@@ -57,13 +57,8 @@ TQ_INLINE void quantize(columns_t y, int bits, const tq_layout *layout, float sq
 }
 
 /* Fetch the vectors after the next ones; processors follow four rows at once badly. */
-static void prefetch(const uint8_t *from, size_t bytes) {
-#if defined(__GNUC__)
-    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at);
-#else
-    (void)from;
-    (void)bytes;
-#endif
+static void prefetch(uintptr_t from, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += 64) tq_prefetch(from + at);
 }
 
 /* Vectors as columns, and the sums of their squares. Lanes at and after `count` repeat some. */
@@ -75,7 +70,7 @@ static void load(const uint8_t *x, enum tq_float type, int count, int group, col
         float sum[TILE] = {0};
         for (int i = 0; i < TILE && l + i < count; i++)
             widen(x + (size_t)(l + i) * size, type, group, rows[i]);
-        prefetch(x + (size_t)(LANES + l) * size, TILE * size);
+        prefetch((uintptr_t)x + (size_t)(LANES + l) * size, TILE * size);
         for (int e = 0; e < group; e++)
             for (int i = 0; i < TILE; i++) {
                 const float value = rows[i][e];

@@ -57,8 +57,7 @@ void tq_view_weighting(tq_weighting *to, const float *floats, int group) {
 const tq_trellis_ops *tq_trellis_of(const tq_kernel *kernel) {
     (void)kernel;
 #ifdef TQ_HAVE_AVX512
-    if (kernel == &tq_avx512)
-        return tq_has_byte_permutes() ? &tq_trellis_avx512 : &tq_trellis_avx2;
+    if (kernel == &tq_avx512) return tq_has_byte_permutes() ? &tq_trellis_avx512 : &tq_trellis_avx2;
 #endif
 #ifdef TQ_HAVE_AVX2
     if (kernel == &tq_avx2) return &tq_trellis_avx2;

@@ -12,8 +12,8 @@
 #include "tq.h"
 
 enum {
-    WIDTH = 16,                   /* values, or paths, that are worked on at once */
-    ROWS = TQ_MAX_GROUP / WIDTH,  /* of values in a group */
+    WIDTH = 16,                  /* values, or paths, that are worked on at once */
+    ROWS = TQ_MAX_GROUP / WIDTH, /* of values in a group */
     TQ_MAX_WINDOWS = 256,
     TQ_MAX_STATES = 32,
     TQ_TILE = 8,      /* values over which feedback reaches equally far */
@@ -26,9 +26,9 @@ enum {
 /* A trellis layout as kernels read it; trellis.c fills and checks it. */
 typedef struct {
     int bits, window, group, group_bytes;
-    int states;                      /* 2^(window - bits) */
-    int8_t table8[TQ_MAX_WINDOWS];   /* in 1/32 */
-    float table[TQ_MAX_WINDOWS];     /* the same as floats */
+    int states;                    /* 2^(window - bits) */
+    int8_t table8[TQ_MAX_WINDOWS]; /* in 1/32 */
+    float table[TQ_MAX_WINDOWS];   /* the same as floats */
     /* table[s * branches + j] at [j][s]: the values that lead into the states, branch by branch */
     float into[16][TQ_MAX_STATES];
     tq_factors forward, inverse;
@@ -65,8 +65,8 @@ typedef struct {
     /* Bytes of scratch, aligned to 64, that scores may use for vectors of dim values. */
     size_t (*scratch)(size_t dim);
     /* out[j * stride + i] = dot(query j, key i) for n keys of dim / group blocks. */
-    void (*scores)(const uint8_t *keys, size_t n, size_t dim, const tq_queries *queries,
-                   float *out, size_t stride, const tq_trellis *layout, void *scratch);
+    void (*scores)(const uint8_t *keys, size_t n, size_t dim, const tq_queries *queries, float *out,
+                   size_t stride, const tq_trellis *layout, void *scratch);
 } tq_trellis_ops;
 
 size_t tq_trellis_scratch_avx512(size_t dim);

@@ -2,8 +2,11 @@
 #include "trellis.h"
 
 #include "wide_avx2.h"
+
 #include "outflow.h"
+
 #include "wide.h"
+
 #include "wide_attend.h"
 
 const tq_trellis_ops tq_trellis_avx2 = {

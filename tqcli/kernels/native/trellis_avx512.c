@@ -2,7 +2,9 @@
 #include "trellis.h"
 
 #include "wide_avx512.h"
+
 #include "outflow.h"
+
 #include "wide.h"
 
 const tq_trellis_ops tq_trellis_avx512 = {

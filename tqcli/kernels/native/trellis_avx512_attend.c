@@ -7,10 +7,10 @@
 #include "wide_avx512.h"
 
 enum {
-    HALF = 64,        /* values of one register of bytes: a part, as w_load_table says */
-    QUARTER = 16,     /* of its values that fit a register of floats */
-    PREFETCH = 4096,  /* bytes ahead */
-    BIAS = 128,       /* makes table entries unsigned, as vpdpbusd wants them */
+    HALF = 64,       /* values of one register of bytes: a part, as w_load_table says */
+    QUARTER = 16,    /* of its values that fit a register of floats */
+    PREFETCH = 4096, /* bytes ahead */
+    BIAS = 128,      /* makes table entries unsigned, as vpdpbusd wants them */
 };
 
 /* Queries in the order of the parts, by query and group: bytes (2, HALF) and where each sum starts
@@ -90,7 +90,7 @@ TQ_INLINE W single_tile(const uint8_t *key, size_t key_bytes, int bits, const w_
     TQ_UNROLL
     for (int k = 0; k < TQ_KEY_TILE; k++, key += key_bytes) {
         I parts[2];
-        v_prefetch(key + PREFETCH);
+        tq_prefetch((uintptr_t)key + PREFETCH);
         w_block_entries(table, key + 2, bits, parts);
         const I sum = _mm512_dpbusd_epi32(start, parts[0], first);
         dots[k] = i_as_float(_mm512_dpbusd_epi32(sum, parts[1], second));
@@ -123,10 +123,10 @@ TQ_INLINE void scores_body(const uint8_t *keys, size_t n, size_t key_bytes,
                 for (size_t j = 0; j < q->m; j++) {
                     const size_t place = j * q->groups + g;
                     float *to = parts_of + (j * TQ_KEY_TILE + k) * WIDTH;
-                    const W dot =
-                        int8 ? _mm512_cvtepi32_ps(dot_bytes(parts, q->bytes + place * 2 * HALF,
-                                                            q->start + place * WIDTH))
-                             : dot_floats(rows, q->floats + place * 2 * HALF);
+                    const W dot = int8 ? _mm512_cvtepi32_ps(dot_bytes(parts,
+                                                                      q->bytes + place * 2 * HALF,
+                                                                      q->start + place * WIDTH))
+                                       : dot_floats(rows, q->floats + place * 2 * HALF);
                     const W product = w_mul(dot, scale);
                     w_store(to, g ? w_add(w_load(to), product) : product);
                 }
@@ -142,17 +142,15 @@ TQ_INLINE void scores_body(const uint8_t *keys, size_t n, size_t key_bytes,
     }
 }
 
-#define SCORES(bits)                                                                              \
-    do {                                                                                          \
-        if (queries->values)                                                                      \
-            scores_body(keys, n, key_bytes, layout, &table, &q, parts, out, stride, bits, 0);     \
-        else                                                                                      \
-            scores_body(keys, n, key_bytes, layout, &table, &q, parts, out, stride, bits, 1);     \
+#define SCORES(bits) \
+    do { \
+        if (queries->values) \
+            scores_body(keys, n, key_bytes, layout, &table, &q, parts, out, stride, bits, 0); \
+        else scores_body(keys, n, key_bytes, layout, &table, &q, parts, out, stride, bits, 1); \
     } while (0)
 
 void tq_trellis_scores_avx512(const uint8_t *keys, size_t n, size_t dim, const tq_queries *queries,
-                              float *out, size_t stride, const tq_trellis *layout,
-                              void *scratch) {
+                              float *out, size_t stride, const tq_trellis *layout, void *scratch) {
     const size_t group = (size_t)layout->group;
     const size_t key_bytes = dim / group * (size_t)layout->group_bytes;
     w_table table = w_load_table(layout);

@@ -127,8 +127,8 @@ static PyObject *decode(PyObject *module, PyObject *args) {
         return NULL;
     const tq_kernel *kernel = tq_kernel_at(index);
     const tq_trellis *layout = kernel ? PyCapsule_GetPointer(capsule, CAPSULE) : NULL;
-    const Py_ssize_t n =
-        layout ? groups(&out, type, layout->group, &blocks, layout->group_bytes) : -1;
+    const Py_ssize_t n = layout ? groups(&out, type, layout->group, &blocks, layout->group_bytes)
+                                : -1;
     if (n >= 0 && tq_check_apart(&blocks, &out) == 0) {
         PyThreadState *state = out.len > TQ_GIL_BYTES ? PyEval_SaveThread() : NULL;
         tq_trellis_of(kernel)->decode(blocks.buf, (size_t)n, out.buf, type, rotated, layout);

@@ -2,7 +2,9 @@
 #include "trellis.h"
 
 #include "wide_portable.h"
+
 #include "wide.h"
+
 #include "wide_attend.h"
 
 const tq_trellis_ops tq_trellis_portable = {

@@ -28,6 +28,8 @@
 #include "trellis.h"
 
 #include "wide_group.h"
+
 #include "wide_trellis.h"
+
 #include "wide_beams.h"
 #include "wide_decode.h"

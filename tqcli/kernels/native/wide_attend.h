@@ -26,7 +26,7 @@ WIDE_INLINE void score_key(const uint8_t *key, size_t dim, int group, int bits, 
     for (size_t j = 0; j < m; j++) out[j * stride] = w_fold(total[j]) * scales[j];
 }
 
-#define SCORE_KEY(group, bits)                                                                    \
+#define SCORE_KEY(group, bits) \
     score_key(key, dim, group, bits, m, layout, &table, floats, scales, out + i, stride)
 
 static void scores_trellis(const uint8_t *keys, size_t n, size_t dim, const tq_queries *queries,

@@ -13,10 +13,10 @@ typedef struct {
     VI v[PARTS];
 } I;
 
-#define EACH(type, expression)                                                                    \
-    type result;                                                                                  \
-    TQ_UNROLL                                                                                     \
-    for (int p = 0; p < PARTS; p++) result.v[p] = expression;                                     \
+#define EACH(type, expression) \
+    type result; \
+    TQ_UNROLL \
+    for (int p = 0; p < PARTS; p++) result.v[p] = expression; \
     return result
 
 TQ_INLINE W w_load(const float *from) { EACH(W, v_load(from + p * LANES)); }
@@ -42,8 +42,7 @@ TQ_INLINE void w_store(float *to, W w) {
 }
 
 TQ_INLINE void i_store(int32_t *to, I i) {
-    for (int p = 0; p < PARTS; p++)
-        _mm256_storeu_si256((__m256i *)(to + p * LANES), i.v[p]);
+    for (int p = 0; p < PARTS; p++) _mm256_storeu_si256((__m256i *)(to + p * LANES), i.v[p]);
 }
 
 TQ_INLINE W w_widen(const uint8_t *from, enum tq_float type) {
@@ -87,25 +86,23 @@ TQ_INLINE W w_butterfly(W w, int stride) {
 
 TQ_INLINE float w_fold(W w) {
     const V eight = v_add(w.v[0], w.v[1]);
-    const __m128 four =
-        _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
 TQ_INLINE I w_key(W cost, I slot) {
-    EACH(I, _mm256_or_si256(_mm256_and_si256(v_as_int(cost.v[p]), _mm256_set1_epi32(~15)),
-                            slot.v[p]));
+    EACH(I,
+         _mm256_or_si256(_mm256_and_si256(v_as_int(cost.v[p]), _mm256_set1_epi32(~15)), slot.v[p]));
 }
 
 TQ_INLINE I w_count(W w, const float *levels, int count) {
     I found = i_set1(0);
     TQ_UNROLL
-    for (int k = 0; k < count; k++)
-        TQ_UNROLL
-        for (int p = 0; p < PARTS; p++)
-            found.v[p] = _mm256_sub_epi32(
-                found.v[p], v_as_int(_mm256_cmp_ps(w.v[p], v_set1(levels[k]), _CMP_GE_OQ)));
+    for (int k = 0; k < count; k++) TQ_UNROLL
+    for (int p = 0; p < PARTS; p++)
+        found.v[p] = _mm256_sub_epi32(
+            found.v[p], v_as_int(_mm256_cmp_ps(w.v[p], v_set1(levels[k]), _CMP_GE_OQ)));
     return found;
 }
 
@@ -129,14 +126,14 @@ TQ_INLINE void w_predecessors(const W *from, int bits, W *to) {
     if (bits == 4) {
         TQ_UNROLL
         for (int j = 0; j < 16; j++)
-            to[j].v[0] = to[j].v[1] =
-                _mm256_permutevar8x32_ps(from[0].v[j / 8], _mm256_set1_epi32(j % 8));
+            to[j].v[0] = to[j].v[1] = _mm256_permutevar8x32_ps(from[0].v[j / 8],
+                                                               _mm256_set1_epi32(j % 8));
     } else if (bits == 3) {
         TQ_UNROLL
         for (int j = 0; j < 8; j++)
-            to[j].v[0] = to[j].v[1] = _mm256_blend_ps(
-                _mm256_permutevar8x32_ps(from[0].v[0], _mm256_set1_epi32(j)),
-                _mm256_permutevar8x32_ps(from[0].v[1], _mm256_set1_epi32(j)), 0xaa);
+            to[j].v[0] = to[j].v[1] =
+                _mm256_blend_ps(_mm256_permutevar8x32_ps(from[0].v[0], _mm256_set1_epi32(j)),
+                                _mm256_permutevar8x32_ps(from[0].v[1], _mm256_set1_epi32(j)), 0xaa);
     } else {
         /* Lane m of branch j is value 4m + j of 32: every register transposed 2 x 4, then halves
          * of pairs joined. */
@@ -187,7 +184,7 @@ TQ_INLINE I i_reverse_halves(I i) {
 }
 
 /* Lanes of the mask take the larger. */
-#define ORDER(v, swapped, larger)                                                                 \
+#define ORDER(v, swapped, larger) \
     _mm256_blend_epi32(_mm256_min_epi32(v, swapped), _mm256_max_epi32(v, swapped), larger)
 
 TQ_INLINE VI v_sort(VI v) {

@@ -51,8 +51,7 @@ TQ_INLINE W w_butterfly(W v, int stride) {
 
 TQ_INLINE float w_fold(W v) {
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-    const __m128 four =
-        _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
@@ -109,9 +108,8 @@ static w_table w_load_table(const tq_trellis *layout) {
 TQ_INLINE I w_entries(const w_table *t, I windows, int bits) {
     const I found = _mm512_permutex2var_epi8(t->entries[0], windows, t->entries[1]);
     if (bits != 4) return found;
-    return _mm512_mask_blend_epi8(
-        _mm512_movepi8_mask(windows), found,
-        _mm512_permutex2var_epi8(t->entries[2], windows, t->entries[3]));
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(windows), found,
+                                  _mm512_permutex2var_epi8(t->entries[2], windows, t->entries[3]));
 }
 
 /* The values of a block's codes: parts 0 and 1 as w_load_table says. */
@@ -151,8 +149,7 @@ TQ_INLINE void w_predecessors(const W *from, int bits, W *to) {
     } else if (bits == 3) {
         const I pairs = _mm512_setr_epi32(0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8, 0, 8);
         TQ_UNROLL
-        for (int j = 0; j < 8; j++)
-            to[j] = _mm512_permutexvar_ps(i_add(pairs, i_set1(j)), from[0]);
+        for (int j = 0; j < 8; j++) to[j] = _mm512_permutexvar_ps(i_add(pairs, i_set1(j)), from[0]);
     } else {
         const I fours = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
         TQ_UNROLL

@@ -10,8 +10,8 @@ typedef int32_t survivors_t[TQ_MAX_GROUP * WIDTH];
 /* Survivors after each value, (group, 16), of a pair of vectors: parent | code << 4; the keys of
  * the last ones go to `last`. */
 WIDE_INLINE void beam_search(const float (*y)[TQ_BEAMS][TQ_MAX_GROUP], int group, int levels,
-                             const tq_layout *layout, const tq_weighting *weighting,
-                             paths_t *moved, survivors_t *survivors, int32_t (*last)[WIDTH]) {
+                             const tq_layout *layout, const tq_weighting *weighting, paths_t *moved,
+                             survivors_t *survivors, int32_t (*last)[WIDTH]) {
     float above[WIDTH] = {0};
     memcpy(above, layout->centroids + 1, (size_t)(levels - 1) * sizeof(float));
     const W table = w_load(layout->centroids), next = w_load(above);
@@ -22,7 +22,8 @@ WIDE_INLINE void beam_search(const float (*y)[TQ_BEAMS][TQ_MAX_GROUP], int group
     start[0] = start[WIDTH / 2] = 0;
     for (int i = 0; i < PAIR; i++) {
         cost[i] = w_load(start);
-        for (int t = 0; t < group; t++) w_store(moved[i] + t * WIDTH, w_halves(y[i][0][t], y[i][1][t]));
+        for (int t = 0; t < group; t++)
+            w_store(moved[i] + t * WIDTH, w_halves(y[i][0][t], y[i][1][t]));
     }
     for (int t = 0; t < group; t++) {
         const W weight = w_set1(weighting->costs[t]);
@@ -35,8 +36,8 @@ WIDE_INLINE void beam_search(const float (*y)[TQ_BEAMS][TQ_MAX_GROUP], int group
             const W e = w_sub(target, w_look_up(table, low));
             const W f = w_sub(target, w_look_up(next, low));
             const I lower = w_key(w_add(cost[i], w_mul(weight, w_mul(e, e))), slots);
-            const I upper =
-                w_key(w_add(cost[i], w_mul(weight, w_mul(f, f))), i_add(slots, i_set1(1)));
+            const I upper = w_key(w_add(cost[i], w_mul(weight, w_mul(f, f))),
+                                  i_add(slots, i_set1(1)));
             const I best = i_least(i_sort_halves(lower), i_reverse_halves(i_sort_halves(upper)));
             parent[i] = i_right(i_and(best, i_set1(15)), 1);
             const I code = i_add(i_pick(low, parent[i]), i_and(best, i_set1(1)));
@@ -47,19 +48,18 @@ WIDE_INLINE void beam_search(const float (*y)[TQ_BEAMS][TQ_MAX_GROUP], int group
         }
         const float *feedback = weighting->feedback + t * group;
         const int reach = weighting->reach[t / TQ_TILE];
-        for (int u = t / TQ_TILE * TQ_TILE; u < reach; u++)
-            WIDE_UNROLL
-            for (int i = 0; i < PAIR; i++) {
-                float *row = moved[i] + u * WIDTH;
-                w_store(row, w_add(w_pick(w_load(row), parent[i]),
-                                   w_mul(w_set1(feedback[u]), error[i])));
-            }
+        for (int u = t / TQ_TILE * TQ_TILE; u < reach; u++) WIDE_UNROLL
+        for (int i = 0; i < PAIR; i++) {
+            float *row = moved[i] + u * WIDTH;
+            w_store(row,
+                    w_add(w_pick(w_load(row), parent[i]), w_mul(w_set1(feedback[u]), error[i])));
+        }
     }
 }
 
 /* Codes of the best survivor of a beam, and their centroids. */
 WIDE_INLINE void trace_beam(const int32_t *survivors, const int32_t *last, int group,
-                          const tq_layout *layout, uint8_t *codes, float *values) {
+                            const tq_layout *layout, uint8_t *codes, float *values) {
     int at = 0;
     for (int s = 1; s < TQ_SURVIVORS; s++)
         if (last[s] < last[at]) at = s;
@@ -72,8 +72,8 @@ WIDE_INLINE void trace_beam(const int32_t *survivors, const int32_t *last, int g
 }
 
 WIDE_INLINE void beam_groups(const uint8_t *x, enum tq_float type, size_t n, uint8_t *blocks,
-                           int group, int levels, const tq_layout *layout,
-                           const tq_weighting *weighting) {
+                             int group, int levels, const tq_layout *layout,
+                             const tq_weighting *weighting) {
     const int count = group / WIDTH;
     const float *first = layout->forward.before, *second = layout->inverse.before;
     const float unit_scale = group == 64 ? 0.125f : 0.08838834764831845f;

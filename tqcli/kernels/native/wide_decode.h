@@ -3,8 +3,8 @@
 enum { BATCH = 16 }; /* vectors between two looks at the output */
 
 WIDE_INLINE void decode_group(const uint8_t *block, int group, int bits, enum tq_float type,
-                            int rotated, const tq_trellis *layout, const w_table *table,
-                            uint8_t *out) {
+                              int rotated, const tq_trellis *layout, const w_table *table,
+                              uint8_t *out) {
     const int count = group / WIDTH;
     const size_t step = WIDTH * tq_float_size(type);
     /* A 32nd of the scale times a whole number: exact, like the product that it stands for. */
@@ -31,22 +31,21 @@ WIDE_INLINE void decode_group(const uint8_t *block, int group, int bits, enum tq
 #endif
 
 WIDE_INLINE void decode_groups(const uint8_t *blocks, size_t n, uint8_t *out, enum tq_float type,
-                             int group, int bits, int rotated, const tq_trellis *layout) {
+                               int group, int bits, int rotated, const tq_trellis *layout) {
     const size_t size = (size_t)group * tq_float_size(type);
     const w_table table = w_load_table(layout);
 #ifdef TQ_OUTFLOW_H
     float batches[2][BATCH * TQ_MAX_GROUP];
     outflow flow = {.stream = n * size >= STREAM_BYTES,
-                    .next = out,
+                    .next = (uintptr_t)out,
                     .to = out,
                     .from = (const uint8_t *)batches};
     for (size_t at = 0; at < n; at += BATCH) {
         const int some = n - at < BATCH ? (int)(n - at) : BATCH;
         uint8_t *to = flow.stream ? (uint8_t *)batches[at / BATCH % 2] : out;
-        flow.next = out + BATCH * size;
+        flow.next = (uintptr_t)out + BATCH * size;
         for (int i = 0; i < some; i++) {
-            decode_group(blocks, group, bits, type, rotated, layout, &table,
-                         to + (size_t)i * size);
+            decode_group(blocks, group, bits, type, rotated, layout, &table, to + (size_t)i * size);
             blocks += layout->group_bytes;
             let_flow(&flow, (int)(size / LINE));
         }
@@ -65,14 +64,12 @@ WIDE_INLINE void decode_groups(const uint8_t *blocks, size_t n, uint8_t *out, en
 #endif
 }
 
-#define DECODE_GROUPS(group, bits)                                                                \
-    do {                                                                                          \
-        if (rotated && type == TQ_F32)                                                            \
-            decode_groups(blocks, n, out, TQ_F32, group, bits, 1, layout);                        \
-        else if (type == TQ_F32)                                                                  \
-            decode_groups(blocks, n, out, TQ_F32, group, bits, 0, layout);                        \
-        else                                                                                      \
-            decode_groups(blocks, n, out, type, group, bits, rotated, layout);                    \
+#define DECODE_GROUPS(group, bits) \
+    do { \
+        if (rotated && type == TQ_F32) \
+            decode_groups(blocks, n, out, TQ_F32, group, bits, 1, layout); \
+        else if (type == TQ_F32) decode_groups(blocks, n, out, TQ_F32, group, bits, 0, layout); \
+        else decode_groups(blocks, n, out, type, group, bits, rotated, layout); \
     } while (0)
 
 static void decode_trellis(const uint8_t *blocks, size_t n, void *out, enum tq_float type,

@@ -10,14 +10,13 @@ WIDE_INLINE void rotate_rows(W *rows, int count) {
         rows[r] = w_butterfly(rows[r], 8);
     }
     WIDE_UNROLL
-    for (int stride = 1; stride < count; stride *= 2)
-        WIDE_UNROLL
-        for (int r = 0; r < count; r++)
-            if (!(r & stride)) {
-                const W a = rows[r], b = rows[r + stride];
-                rows[r] = w_add(a, b);
-                rows[r + stride] = w_sub(a, b);
-            }
+    for (int stride = 1; stride < count; stride *= 2) WIDE_UNROLL
+    for (int r = 0; r < count; r++)
+        if (!(r & stride)) {
+            const W a = rows[r], b = rows[r + stride];
+            rows[r] = w_add(a, b);
+            rows[r + stride] = w_sub(a, b);
+        }
 }
 
 WIDE_INLINE W times_row(W v, const float *factors, int r) {
@@ -26,7 +25,7 @@ WIDE_INLINE W times_row(W v, const float *factors, int r) {
 
 /* One vector of length one, and what the butterflies make of it; returns its length. */
 WIDE_INLINE float normalise(const uint8_t *x, enum tq_float type, int count, const float *first,
-                          float *unit, W *spread) {
+                            float *unit, W *spread) {
     const size_t step = WIDTH * tq_float_size(type);
     W total = w_zero();
     WIDE_UNROLL
@@ -68,8 +67,8 @@ WIDE_INLINE float plain_scale(const W *y, const float *values, int count, float 
 }
 
 WIDE_INLINE float weighted_scale(const float *unit, const float *values, int count, float length,
-                               const float *first, const float *second, const float *weights,
-                               float *gain) {
+                                 const float *first, const float *second, const float *weights,
+                                 float *gain) {
     W back[ROWS], products = w_zero(), squares = w_zero();
     WIDE_UNROLL
     for (int r = 0; r < count; r++) back[r] = times_row(w_load(values + r * WIDTH), second, r);

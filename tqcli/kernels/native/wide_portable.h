@@ -15,9 +15,9 @@ typedef struct {
     int32_t v[16];
 } I;
 
-#define EACH(type, expression)                                                                    \
-    type result;                                                                                  \
-    for (int l = 0; l < 16; l++) result.v[l] = expression;                                        \
+#define EACH(type, expression) \
+    type result; \
+    for (int l = 0; l < 16; l++) result.v[l] = expression; \
     return result
 
 TQ_INLINE W w_load(const float *from) { EACH(W, from[l]); }

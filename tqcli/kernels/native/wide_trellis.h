@@ -33,8 +33,7 @@ WIDE_INLINE void search(const float (*y)[TQ_MAX_GROUP], int group, int bits,
             w_predecessors(cost[i], bits, before);
             if (weighting) {
                 W own[2];
-                for (int p = 0; p < parts; p++)
-                    own[p] = w_load(moved[i] + t * states + p * WIDTH);
+                for (int p = 0; p < parts; p++) own[p] = w_load(moved[i] + t * states + p * WIDTH);
                 w_predecessors(own, bits, from);
             }
             WIDE_UNROLL
@@ -70,17 +69,16 @@ WIDE_INLINE void search(const float (*y)[TQ_MAX_GROUP], int group, int bits,
                 W own[2];
                 for (int p = 0; p < parts; p++) own[p] = w_load(row + p * WIDTH);
                 for (int p = 0; p < parts; p++)
-                    w_store(row + p * WIDTH, w_add(w_inherit(own, came[i][p], bits),
-                                                   w_mul(more, error[i][p])));
+                    w_store(row + p * WIDTH,
+                            w_add(w_inherit(own, came[i][p], bits), w_mul(more, error[i][p])));
             }
         }
     }
 }
 
 /* Follow the best paths of `count` vectors back to their windows and values. */
-WIDE_INLINE void trace(keys_t *keys, int count, int group, int bits,
-                     const tq_trellis *layout, uint8_t (*windows)[TQ_MAX_GROUP],
-                     float (*values)[TQ_MAX_GROUP]) {
+WIDE_INLINE void trace(keys_t *keys, int count, int group, int bits, const tq_trellis *layout,
+                       uint8_t (*windows)[TQ_MAX_GROUP], float (*values)[TQ_MAX_GROUP]) {
     const int states = bits == 2 ? 32 : 16;
     int state[TRACED];
     for (int i = 0; i < count; i++) {
@@ -110,11 +108,13 @@ WIDE_INLINE void pack_symbols(const uint8_t *windows, int group, int bits, uint8
 }
 
 /* Factors of the targets of a weighted search: trellis_reference.GAINS. */
-WIDE_INLINE float target_gain(int bits, int weighted) { return weighted && bits == 3 ? 1.1f : 1.0f; }
+WIDE_INLINE float target_gain(int bits, int weighted) {
+    return weighted && bits == 3 ? 1.1f : 1.0f;
+}
 
 WIDE_INLINE void trellis_groups(const uint8_t *x, enum tq_float type, size_t n, uint8_t *blocks,
-                              int group, int bits, const tq_trellis *layout,
-                              const tq_weighting *weighting) {
+                                int group, int bits, const tq_trellis *layout,
+                                const tq_weighting *weighting) {
     const int count = group / WIDTH, states = bits == 2 ? 32 : 16;
     const float *first = layout->forward.before, *second = layout->inverse.before;
     const w_table table = w_load_table(layout);
@@ -141,7 +141,8 @@ WIDE_INLINE void trellis_groups(const uint8_t *x, enum tq_float type, size_t n, 
         for (int i = 0; i < some; i += PAIR) {
             for (int t = 0; weighting && t < group * PAIR; t++)
                 for (int s = 0; s < states; s += WIDTH)
-                    w_store(moved[t % PAIR] + t / PAIR * states + s, w_set1(y[i + t % PAIR][t / PAIR]));
+                    w_store(moved[t % PAIR] + t / PAIR * states + s,
+                            w_set1(y[i + t % PAIR][t / PAIR]));
             search(y + i, group, bits, into, &table, weighting, moved, keys + i);
         }
         trace(keys, some, group, bits, layout, windows, values);
@@ -165,12 +166,10 @@ WIDE_INLINE void trellis_groups(const uint8_t *x, enum tq_float type, size_t n, 
     }
 }
 
-#define TRELLIS_GROUPS(group, bits)                                                               \
-    do {                                                                                          \
-        if (weighting)                                                                            \
-            trellis_groups(x, type, n, blocks, group, bits, layout, weighting);                   \
-        else                                                                                      \
-            trellis_groups(x, type, n, blocks, group, bits, layout, NULL);                        \
+#define TRELLIS_GROUPS(group, bits) \
+    do { \
+        if (weighting) trellis_groups(x, type, n, blocks, group, bits, layout, weighting); \
+        else trellis_groups(x, type, n, blocks, group, bits, layout, NULL); \
     } while (0)
 
 static void encode_trellis(const void *x, enum tq_float type, size_t n, uint8_t *blocks,

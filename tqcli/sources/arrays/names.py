@@ -84,12 +84,6 @@ PRESETS: Mapping[str, Preset] = {
     "lmcache": Preset("*", {4: "side,layer,seq,hidden"}, "LMCache chunk [2, L, T, hidden]"),
 }
 
-# Cache classes of mlx-lm by what their state holds; the file lists one class a layer.
-_MLX_ROTATING = "RotatingKVCache"
-_MLX_FLOAT = ("KVCache", "ChunkedKVCache", "ConcatenateKVCache", _MLX_ROTATING)
-_MLX_RECURRENT = ("MambaCache", "ArraysCache")
-_MLX_CLASS = re.compile(r"2\.(\d{1,6})")
-
 
 def preset_axes(name: str, where: str, rank: int, heads: int | None) -> Axes:
     """Axis order of one array of a preset.
@@ -106,32 +100,3 @@ def preset_axes(name: str, where: str, rank: int, heads: int | None) -> Axes:
             f"{where}: {rank} axes; preset {name} has {legal}; give --pattern and --axes instead"
         )
     return Axes.parse(orders[rank], heads)
-
-
-def mlx_layers(where: str, metadata: Mapping[str, str]) -> tuple[dict[int, str], list[str]]:
-    """Look at the classes of the layers of an mlx-lm prompt cache.
-
-    Returns
-    -------
-    dict of int to str, list of str
-        Layers that hold no K and V, with the reason; sentences about the others.
-
-    Raises
-    ------
-    InputError
-        A layer's cache is quantized, or of a class that is not known.
-    """
-    skipped, notes = {}, []
-    for key, name in metadata.items():
-        layer = _MLX_CLASS.fullmatch(key)
-        if layer is not None and name == _MLX_ROTATING:
-            notes.append(f"layers.{layer[1]}: {name}: a ring, its tokens may not be in order")
-        if layer is None or name in _MLX_FLOAT:
-            continue
-        if name not in _MLX_RECURRENT:
-            raise InputError(
-                f"{where}: layer {layer[1]} is a {name}; legal are {', '.join(_MLX_FLOAT)};"
-                " save the prompt cache without --kv-bits"
-            )
-        skipped[int(layer[1])] = f"{name}: recurrent state, no K or V per token"
-    return skipped, notes

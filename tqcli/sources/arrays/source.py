@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from tqcli.errors import InputError, UsageError, input_error
 from tqcli.sources.arrays.axes import SIDES, Axes
-from tqcli.sources.arrays.files import SUFFIXES, StoredArray, opened
-from tqcli.sources.arrays.names import PRESETS, Pattern, mlx_layers, preset_axes
+from tqcli.sources.arrays.files import SUFFIXES, Opened, StoredArray, opened
+from tqcli.sources.arrays.mlx import is_since_032, mlx_layers
+from tqcli.sources.arrays.names import PRESETS, Pattern, preset_axes
 from tqcli.sources.base import Named, SourceInfo, TensorSpec
 
 _MAX_LAYERS = 4096
@@ -94,24 +95,32 @@ class ArraysSource:
             found = [self._stack.enter_context(opened(path)) for path in paths]
             self._arrays = [array for part in found for array in part.arrays]
             self._skipped: dict[int, str] = {}
+            self._tokens: dict[int, int] = {}  # of layers whose arrays may be longer
             self._notes: list[str] = []
             if self.choice.preset == "mlx":
                 for path, part in zip(paths, found, strict=True):
-                    skipped, notes = mlx_layers(str(path), part.metadata)
-                    self._skipped |= skipped
-                    self._notes += notes
+                    self._look_at_mlx(str(path), part)
             self._unmatched: list[str] = []
             self._pieces = self._plan()
         except BaseException:
             self._stack.close()
             raise
 
+    def _look_at_mlx(self, where: str, part: Opened) -> None:
+        layers = mlx_layers(where, part.metadata, part.arrays)
+        self._skipped |= layers.skipped
+        self._tokens |= layers.tokens
+        self._notes += layers.notes
+        if is_since_032(part.metadata):  # numbers beside keys and values are no tensors to match
+            numbers = {a.where for a in part.arrays if len(a.shape) < 2}
+            self._arrays = [a for a in self._arrays if a.where not in numbers]
+
     def describe(self) -> SourceInfo:
         """What comes, from the files' headers alone."""
         specs = [
             TensorSpec(
                 f"layers.{piece.layer}.{piece.side}",
-                piece.axes.standard_shape(piece.array.shape),
+                self._shape(piece),
                 _dtype(piece.array).name,
                 str(piece.array.dtype),
             )
@@ -141,7 +150,13 @@ class ArraysSource:
         """Yield ``layers.{i}.k``, ``.v``, ``.q`` as ``(batch, heads, seq_len, head_dim)``."""
         for piece in self._pieces:
             slab = piece.array.slab(piece.axes.fixed(piece.index, piece.side))
-            yield f"layers.{piece.layer}.{piece.side}", _narrow(piece, piece.axes.standard(slab))
+            values = piece.axes.standard(slab)[:, :, : self._tokens.get(piece.layer)]
+            yield f"layers.{piece.layer}.{piece.side}", _narrow(piece, np.ascontiguousarray(values))
+
+    def _shape(self, piece: _Piece) -> tuple[int, ...]:
+        """Shape of a tensor: no more tokens than the layer is said to have."""
+        batch, heads, tokens, dim = piece.axes.standard_shape(piece.array.shape)
+        return batch, heads, min(tokens, self._tokens.get(piece.layer, tokens)), dim
 
     def close(self) -> None:
         """Close the files."""

@@ -174,6 +174,12 @@ def config_sha256(config: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Hash of the vocabulary: sorted JSON of ids and tokens, the same in every release."""
+    entries = sorted((int(number), str(token)) for token, number in tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
 def weights_stamp(ref: ModelRef) -> list[list[str | int]]:
     """Name, size and time of every file of a local model; nothing for one on the hub."""
     folder = Path(ref.location)

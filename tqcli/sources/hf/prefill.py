@@ -12,6 +12,7 @@ from tqcli.errors import InputError
 from tqcli.rope import Rope
 from tqcli.sources.hf import rope as hf_rope
 from tqcli.sources.hf.attention import recording
+from tqcli.sources.hf.forward import forward, returned_cache
 from tqcli.sources.hf.journal import State, read_journal, write_journal
 from tqcli.sources.hf.layers import is_recurrent, plain_cache, plan_layers
 from tqcli.sources.hf.spool import RowLayout, Spool, SpooledLayer, spooled
@@ -114,7 +115,7 @@ class Prefill:
             step = len(sequence) if self.recurrent else self.chunk_size
             chunk = sequence[state.tokens : state.tokens + step]
             ids = torch.tensor([chunk], device=self.model.device)
-            output = decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            output = forward(decoder, ids, cache)
             self._check(output, cache, state.tokens + len(chunk))
             state.tokens += len(chunk)
             self._write_journal()
@@ -123,9 +124,9 @@ class Prefill:
     def _check(self, output: Any, cache: Any, tokens: int) -> None:
         """Refuse a model that keeps its K and V elsewhere, or turns them by changing angles."""
         who, layers = type(self.model).__name__, cache.layers
-        returned = getattr(output, "past_key_values", None)
+        returned = returned_cache(output)
         if returned is not cache:
-            came = "no past_key_values" if returned is None else f"a {type(returned).__name__}"
+            came = "no cache" if returned is None else f"a {type(returned).__name__}"
             raise InputError(
                 f"{who}: gives back {came} of its own; legal is a model that fills the DynamicCache"
                 " that it is given"
@@ -155,7 +156,7 @@ class Prefill:
         cache: Any = plain_cache(self.model.config)
         with hf_rope.probing(self.model) as probe:
             ids = torch.tensor([tokens], device=self.model.device)
-            self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
+            forward(self.model.get_decoder(), ids, cache)
         rules = hf_rope.candidates(self.model)
         for index in self.plan.kinds:
             keys = cache.layers[index].keys

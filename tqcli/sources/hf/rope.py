@@ -22,7 +22,7 @@ from tqcli.sources.hf.attention import KEY_PROJECTIONS, attention_modules
 
 PROBE_TOKENS = 64  # enough for neighbouring bases to differ by far more than the tolerance
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}  # relative error of a match
-_KEY_NORM = re.compile(r"k_?(norm|layernorm)|key_(norm|layernorm)")
+KEY_NORM = re.compile(r"k_?(norm|layernorm)|key_(norm|layernorm)")
 
 
 class Probe:
@@ -64,7 +64,7 @@ class Probe:
         for name, child in module.named_children():
             if name in KEY_PROJECTIONS:
                 handles.append(child.register_forward_hook(self._projection_hook(index)))
-            elif _KEY_NORM.fullmatch(name):
+            elif KEY_NORM.fullmatch(name):
                 handles.append(child.register_forward_hook(self._norm_hook(index)))
         return handles
 

@@ -105,7 +105,9 @@ class TransformersSource:
         hf_model.quiet()
         self.config = hf_model.load_config(self.ref)
         self.plan = plan_layers(self.config)
-        self.sequences = token_sequences(prompts, hf_model.load_tokenizer(self.ref))
+        tokenizer = hf_model.load_tokenizer(self.ref)
+        self.sequences = token_sequences(prompts, tokenizer)
+        self._tokenizer_sha256 = hf_model.tokenizer_sha256(tokenizer)
         self.progress = progress
         self._work_dir = work_dir
         self._own_dir: Path | None = None
@@ -250,6 +252,7 @@ class TransformersSource:
             "revision": self.ref.revision,
             "architecture": str(config.model_type),
             "config_sha256": hf_model.config_sha256(self.config),
+            "tokenizer_sha256": self._tokenizer_sha256,
             "tokens_sha256": tokens_sha256(tokens),
             "num_tokens": int(tokens.size),
             "sequence_lengths": list(self.lengths),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,24 +10,12 @@ from numpy.typing import NDArray
 
 from tqcli.sources.base import tokens_sha256
 from tqcli.sources.llamacpp.archs import HALVES, INTERLEAVED
-from tqcli.sources.llamacpp.file import SaveFile, Stream, runs
+from tqcli.sources.llamacpp.envelope import to_json
+from tqcli.sources.llamacpp.file import SaveFile, runs
 from tqcli.sources.llamacpp.model import Model
+from tqcli.sources.llamacpp.parts import Part
 from tqcli.sources.llamacpp.plan import Planner
 from tqcli.sources.llamacpp.types import FLOAT_TYPES
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The cells of one batch row: a sequence in its stream, in the order of positions."""
-
-    stream: Stream
-    sequence: int
-    cells: NDArray[np.intp]
-
-    @property
-    def positions(self) -> NDArray[np.int32]:
-        """Position of each token."""
-        return self.stream.positions[self.cells]
 
 
 def token_ids(save: SaveFile, parts: Sequence[Part]) -> NDArray[np.int32] | None:
@@ -49,7 +36,8 @@ def provenance(planner: Planner, parts: Sequence[Part], layers: Sequence[int]) -
     """Where the tensors come from, as JSON values.
 
     ``k_interleaved`` is how K lies in the file; decoded tensors are in the model's own order, and
-    ``rope`` describes those.
+    ``rope`` describes those. ``envelope`` is the file without its values, from which
+    :mod:`~tqcli.sources.llamacpp.target` makes one again.
     """
     save, header = planner.save, planner.model.header
     ids = token_ids(save, parts)
@@ -69,10 +57,12 @@ def provenance(planner: Planner, parts: Sequence[Part], layers: Sequence[int]) -
         "layer_kinds": {str(layer): "full_attention" for layer in layers},
         "file_version": save.version,
         "fork": planner.rules.fork,
+        "layouts": list(planner.rules.layouts) or None,
         "k_interleaved": planner.arch in INTERLEAVED if planner.arch else None,
         "rotation": rotation_record(planner),
         "sequences": [part.sequence for part in parts],
         "v_transposed": save.v_trans,
+        "envelope": to_json(save, parts),
     }
 
 

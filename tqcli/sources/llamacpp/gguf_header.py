@@ -43,6 +43,7 @@ _SCALARS = {
     12: "<d",
 }
 _STRING, _ARRAY = 8, 9
+_VOCABULARY = "tokenizer.ggml.tokens"  # only its length is taken
 _ROPE = {
     "freq_base": "theta",
     "dimension_count": "dims",
@@ -86,6 +87,8 @@ class GgufHeader:
         Whether a tensor of the file scales the rotary frequencies besides.
     config_sha256 : str
         Hash of the metadata that was kept, as sorted JSON.
+    vocab : int or None
+        Tokens of the vocabulary.
     """
 
     arch: str
@@ -98,6 +101,7 @@ class GgufHeader:
     rope: dict[str, Any]
     rope_factors: bool
     config_sha256: str
+    vocab: int | None = None
 
     @property
     def uses_mrope(self) -> bool:
@@ -114,12 +118,12 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
         The file is no GGUF of version 2 or 3, is damaged, or lacks a key that is needed.
     """
     with FieldReader(path) as reader:
-        kept, tensors = _metadata(reader)
-        return _header(reader, kept, _has_rope_factors(reader, tensors))
+        kept, tensors, vocab = _metadata(reader)
+        return _header(reader, kept, _has_rope_factors(reader, tensors), vocab)
 
 
-def _metadata(reader: FieldReader) -> tuple[dict[str, Any], int]:
-    """Keys that are wanted, and the number of tensors."""
+def _metadata(reader: FieldReader) -> tuple[dict[str, Any], int, int | None]:
+    """Keys that are wanted, the number of tensors, and that of the vocabulary's tokens."""
     if reader.u32("magic") != MAGIC:
         raise reader.fail("no GGUF magic", "a GGUF file is needed", "give --model a .gguf")
     version = reader.u32("version")
@@ -129,16 +133,22 @@ def _metadata(reader: FieldReader) -> tuple[dict[str, Any], int]:
     count = reader.u64("metadata count")
     reader.need(count * _MIN_ENTRY, f"{count} metadata entries")
     kept: dict[str, Any] = {}
+    vocab: int | None = None
     for _ in range(count):
         key = _text(reader, "metadata key", MAX_KEY_BYTES)
         kind = reader.u32("value type")
+        if key == _VOCABULARY and kind == _ARRAY:
+            start = reader.at
+            reader.u32("array type")
+            vocab = reader.u64("array length")
+            reader.seek(start)
         wanted = key.endswith(_WANTED) and len(kept) < MAX_KEPT_KEYS
         value = _value(reader, kind, wanted, 0)
         if key in kept:
             raise reader.fail(f"key {key!r} comes twice", "keys are unique")
         if wanted and value is not None:
             kept[key] = value
-    return kept, tensors
+    return kept, tensors, vocab
 
 
 def _has_rope_factors(reader: FieldReader, tensors: int) -> bool:
@@ -200,7 +210,9 @@ def _decode(reader: FieldReader, data: bytes) -> str:
         raise reader.fail("a string that is no UTF-8", "text is UTF-8") from None
 
 
-def _header(reader: FieldReader, kept: dict[str, Any], factors: bool) -> GgufHeader:
+def _header(
+    reader: FieldReader, kept: dict[str, Any], factors: bool, vocab: int | None
+) -> GgufHeader:
     def missing(key: str) -> Exception:
         return input_error(
             reader.path, f"no usable {key!r} in the metadata", "it is needed for K/V shapes"
@@ -236,6 +248,7 @@ def _header(reader: FieldReader, kept: dict[str, Any], factors: bool) -> GgufHea
         rope=_rope(kept, arch),
         rope_factors=factors,
         config_sha256=digest,
+        vocab=vocab,
     )
 
 

@@ -42,6 +42,8 @@ class Model:
         rows without padding; `head_dim_v` is `head_dim` unless given.
     arch : str, optional
         ggml's name of the architecture; the header's and the save file's come first.
+    shapes : tuple of Shape, optional
+        Heads and sizes of each layer of the file, known from tensors that will be written.
     """
 
     header: GgufHeader | None = None
@@ -49,6 +51,7 @@ class Model:
     head_dim: int | None = None
     head_dim_v: int | None = None
     arch: str | None = None
+    shapes: tuple[Shape, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -63,7 +66,7 @@ class Model:
     @property
     def is_open(self) -> bool:
         """Whether nothing tells heads and sizes."""
-        return self.header is None and self.heads is None and self.head_dim is None
+        return all(x is None for x in (self.header, self.heads, self.head_dim, self.shapes))
 
     def arch_of(self, save: SaveFile) -> str | None:
         """Architecture by name; what names it must agree.
@@ -110,6 +113,8 @@ class Model:
         InputError
             The numbers contradict the file.
         """
+        if self.shapes is not None:
+            return self.shapes[index]
         if self.header is not None:
             header = self.header
             return Shape(header.kv_heads[layer], header.head_dim_k, header.head_dim_v)

@@ -1,19 +1,8 @@
-"""The container of a llama.cpp save file: session (``ggsn``) and sequence or slot (``ggsq``).
+"""Reading a llama.cpp save file: session (``ggsn``), sequence or slot (``ggsq``).
 
-::
-
-    session   u32 magic | u32 version | u32 n | i32 token[n] | u32 len, architecture | KV
-    sequence  u32 magic | u32 version | u32 n | i32 word[n]                          | KV
-    KV        u32 streams; per stream: u32 cells (0: nothing more), then
-              per cell   i32 pos | u32 n | [M-RoPE: 12 or 8 bytes] | i32 sequence[n]
-              u32 v_trans | u32 layers | [session 11, sequence 4: u32 rot_k, u32 rot_v]
-              K, per layer  i32 type | u64 row_bytes | cells * row_bytes
-              V             the same; or, v_trans = 1:
-                            i32 type | u32 element_bytes | u32 n | n rows of `cells` elements
-
-Reading this finds where the rows lie; no row is touched. Whether the model uses M-RoPE is not
-recorded, so cells are tried without and with its extra bytes until one reading ends exactly at
-the end of the file.
+The layout is drawn in :mod:`~tqcli.sources.llamacpp.file`. No row is touched. Whether the model
+uses M-RoPE is not recorded, so cells are tried without and with its extra bytes until one reading
+ends exactly at the end of the file.
 """
 
 from __future__ import annotations
@@ -28,19 +17,22 @@ import numpy as np
 
 from tqcli.errors import InputError, input_error
 from tqcli.sources.binary import FieldReader
-from tqcli.sources.llamacpp.file import I32, Rows, SaveFile, Stream
+from tqcli.sources.llamacpp.file import (
+    CELL_EXTRAS,
+    MAGICS,
+    MAX_ARCH_BYTES,
+    MAX_LAYERS,
+    MAX_SEQUENCES,
+    RECORDS_ROTATION,
+    VERSIONS,
+    Kind,
+    Rows,
+    SaveFile,
+    Stream,
+)
 from tqcli.sources.llamacpp.tokens import unpack_tokens
 
-SESSION, SEQUENCE = 0x6767736E, 0x67677371
-VERSIONS = {SESSION: (9, 10, 11), SEQUENCE: (2, 3, 4)}
-KINDS = {SESSION: "session", SEQUENCE: "sequence"}
-RECORDS_ROTATION = {SESSION: 11, SEQUENCE: 4}  # from this version on
-CELL_EXTRAS = (0, 12, 8)  # bytes per cell: no M-RoPE; x, y, token; x, y
-# llama.cpp's own limits
-MAX_SEQUENCES = 256
-MAX_LAYERS = 512
-MAX_ARCH_BYTES = 256
-
+_KINDS: dict[int, Kind] = {magic: kind for kind, magic in MAGICS.items()}
 _CELL = struct.Struct("<iI")
 
 
@@ -61,34 +53,35 @@ def read_layout(path: str | os.PathLike[str], cell_extra: int | None = None) -> 
     """
     with FieldReader(path) as reader:
         magic = reader.u32("magic")
-        if magic not in VERSIONS:
+        if magic not in _KINDS:
             raise input_error(
                 reader.path,
                 f"starts with {magic:#010x}",
                 "llama.cpp save files start with 'ggsn' (session) or 'ggsq' (sequence, slot)",
             )
-        version = reader.u32("version")
-        if version not in VERSIONS[magic]:
+        kind, version = _KINDS[magic], reader.u32("version")
+        if version not in VERSIONS[kind]:
             raise input_error(
                 reader.path,
-                f"{KINDS[magic]} file of version {version}",
-                f"known: {', '.join(map(str, VERSIONS[magic]))}",
+                f"{kind} file of version {version}",
+                f"known: {', '.join(map(str, VERSIONS[kind]))}",
             )
         words = reader.array("<i4", reader.u32("token count"), "tokens")
-        tokens, media = unpack_tokens(reader, words) if magic == SEQUENCE else (words, 0)
-        arch = _arch(reader) if magic == SESSION else None
-        recorded = version >= RECORDS_ROTATION[magic]
+        tokens, media = unpack_tokens(words, reader.fail) if kind == "sequence" else (words, 0)
+        arch = _arch(reader) if kind == "session" else None
+        recorded = version >= RECORDS_ROTATION[kind]
         extras = CELL_EXTRAS if cell_extra is None else (cell_extra,)
         extra, cache = _first_that_fits(reader, extras, recorded)
         return SaveFile(
             path=reader.path,
-            size=reader.size,
-            kind=KINDS[magic],
+            kind=kind,
             version=version,
             arch=arch,
+            words=words,
             tokens=tokens,
             media=media,
             cell_extra=extra,
+            stream_count=cache.stream_count,
             streams=tuple(cache.streams),
             v_trans=cache.v_trans,
             rotation=cache.rotation,
@@ -114,6 +107,7 @@ class _Cache:
     ``fields`` counts what was read without contradiction: blocks of cells and layers.
     """
 
+    stream_count: int = 0
     streams: list[Stream] = field(default_factory=list)
     v_trans: bool = False
     rotation: tuple[int, int] | None = None
@@ -145,23 +139,24 @@ def _read_cache(reader: FieldReader, cache: _Cache, extra: int, recorded: bool) 
     if not 1 <= count <= MAX_SEQUENCES:
         raise reader.fail(f"{count} streams", f"1 to {MAX_SEQUENCES} are possible")
     reader.need(4 * count, f"{count} streams")
+    cache.stream_count = count
     for index in range(count):
         cells = reader.u32("cell count")
         if cells == 0:
             continue
-        owners = _read_cells(reader, cells, extra)
+        stream = _read_cells(reader, index, cells, extra)
         cache.fields += 1
         first = not cache.streams
         v_trans, layers, rotation = _read_flags(reader, recorded)
-        k_at, k = _read_side(reader, cache, cells, layers, "K", False)
-        v_at, v = _read_side(reader, cache, cells, layers, "V", v_trans)
+        k = _read_side(reader, cache, cells, layers, "K", False)
+        v = _read_side(reader, cache, cells, layers, "V", v_trans)
         if first:
             cache.v_trans, cache.rotation, cache.k, cache.v = v_trans, rotation, k, v
         elif (v_trans, rotation, k, v) != (cache.v_trans, cache.rotation, cache.k, cache.v):
             raise reader.fail(
                 f"stream {index} is laid out unlike the streams before it", "all are alike"
             )
-        cache.streams.append(Stream(index, *owners, k_at, v_at))
+        cache.streams.append(stream)
     if reader.left:
         raise reader.fail(
             f"{reader.left} bytes after the last row",
@@ -170,13 +165,15 @@ def _read_cache(reader: FieldReader, cache: _Cache, extra: int, recorded: bool) 
         )
 
 
-def _read_cells(reader: FieldReader, cells: int, extra: int) -> tuple[I32, I32, I32]:
-    reader.need(cells * (8 + extra), f"{cells} cells")
+def _read_cells(reader: FieldReader, index: int, cells: int, extra: int) -> Stream:
+    reader.need(cells * (_CELL.size + extra), f"{cells} cells")
     positions = np.empty(cells, np.int32)
     seq_start = np.zeros(cells + 1, np.int32)
+    extras = np.empty((cells, extra // 4), "<i4")
     seq_ids = array("i")
     for cell in range(cells):
-        position, count = _CELL.unpack_from(reader.raw(8 + extra, f"cell {cell}"))
+        record = reader.raw(_CELL.size + extra, f"cell {cell}")
+        position, count = _CELL.unpack_from(record)
         if count > MAX_SEQUENCES:
             raise reader.fail(f"cell {cell} in {count} sequences", f"at most {MAX_SEQUENCES}")
         if count and position < 0:
@@ -189,7 +186,9 @@ def _read_cells(reader: FieldReader, cells: int, extra: int) -> tuple[I32, I32, 
         seq_ids.extend(owners)
         positions[cell] = position
         seq_start[cell + 1] = len(seq_ids)
-    return positions, seq_start, np.frombuffer(seq_ids, np.int32)
+        if extra:
+            extras[cell] = np.frombuffer(record, "<i4", offset=_CELL.size)
+    return Stream(index, positions, seq_start, np.frombuffer(seq_ids, np.int32), extras)
 
 
 def _read_flags(reader: FieldReader, recorded: bool) -> tuple[bool, int, tuple[int, int] | None]:
@@ -210,9 +209,9 @@ def _read_flags(reader: FieldReader, recorded: bool) -> tuple[bool, int, tuple[i
 
 def _read_side(
     reader: FieldReader, cache: _Cache, cells: int, layers: int, side: str, transposed: bool
-) -> tuple[int, tuple[Rows, ...]]:
-    """Step over K or V of all layers; where it starts, and how each layer is stored."""
-    start, found = reader.at, []
+) -> tuple[Rows, ...]:
+    """Step over K or V of all layers; how each layer is stored."""
+    found = []
     for layer in range(layers):
         name = f"layer {layer} {side}"
         kind = reader.i32(f"{name} type")
@@ -226,13 +225,4 @@ def _read_side(
         reader.skip(rows.nbytes(cells), f"{name} rows")
         found.append(rows)
         cache.fields += 1
-    return start, tuple(found)
-
-
-def is_save_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file starts as a save file does; False for what cannot be read."""
-    try:
-        with FieldReader(path) as reader:
-            return reader.u32("magic") in VERSIONS
-    except InputError:
-        return False
+    return tuple(found)

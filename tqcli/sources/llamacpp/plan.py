@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tqcli.codecs import codec
-from tqcli.codecs.ggml import rotation_size
+from tqcli.codecs.ggml import BLOCK_BYTES, rotation_size
 from tqcli.errors import UsageError, input_error
 from tqcli.sources.llamacpp.archs import INTERLEAVED
 from tqcli.sources.llamacpp.file import Rows, SaveFile, Side
@@ -14,7 +15,7 @@ from tqcli.sources.llamacpp.model import Model
 from tqcli.sources.llamacpp.rows import Plan
 from tqcli.sources.llamacpp.types import FLOAT_TYPES, GGML_TYPES, TypeRules
 
-Rotation = Literal["auto", "none"] | int
+Rotation = Literal["auto", "default", "none"] | int
 MIN_ROTATION = 64  # llama.cpp rotates heads whose size is a multiple of this
 # First versions whose writers are known to rotate quantized caches; they do not record it yet.
 _SURELY_ROTATED = {"session": 10, "sequence": 3}
@@ -31,8 +32,9 @@ class Planner:
     arch : str or None
         Architecture, if anything named it.
     rules : TypeRules
-    rotation : {"auto", "none"} or int
-        Size of the Hadamard rotation in front of quantized values.
+    rotation : {"auto", "default", "none"} or int
+        Size of the Hadamard rotation in front of quantized values; "default" is llama.cpp's own
+        for each side, "auto" what the file records.
     """
 
     save: SaveFile
@@ -44,11 +46,12 @@ class Planner:
     def __post_init__(self) -> None:
         """Check the rotation."""
         size = self.rotation
-        if size in ("auto", "none"):
+        if size in ("auto", "default", "none"):
             return
         if not isinstance(size, int) or size < MIN_ROTATION or size & (size - 1):
             raise UsageError(
-                f"--rotation {size}: legal are auto, none, and powers of two from {MIN_ROTATION}"
+                f"--rotation {size}: legal are auto, default, none, and powers of two from "
+                f"{MIN_ROTATION}"
             )
 
     def rows(self, side: Side, index: int) -> Rows:
@@ -68,10 +71,7 @@ class Planner:
         rows, where = self.rows(side, index), self.where(side, layer)
         shape = self.model.shape(self.save, index, layer)
         if shape is None:
-            raise UsageError(
-                f"{self.save.path}: does not say how many heads there are; "
-                "give --model FILE.gguf, or --heads and --head-dim"
-            )
+            raise unknown_heads(self.save.path)
         heads, head_dim = shape.heads, shape.head_dim(side)
         if rows.columns:
             self._check_transposed(rows, heads * head_dim, where)
@@ -112,16 +112,28 @@ class Planner:
             return self.save.rotation[side == "v"]
         if kind in FLOAT_TYPES or self.rotation == "none":
             return 0
-        if self.rotation != "auto":
+        if isinstance(self.rotation, int):
             return self.rotation
-        if self.rules.fork is not None or head_dim % MIN_ROTATION:
+        if head_dim % MIN_ROTATION or kind not in BLOCK_BYTES:
             return 0
         size = rotation_size(side, head_dim)
+        if self.rotation == "default":
+            return size
+        if self.rules.fork is not None:
+            return 0
         if self.save.version < _SURELY_ROTATED[self.save.kind]:
             raise input_error(
                 where,
                 f"{kind} in a {self.save.kind} file of version {self.save.version}",
                 "such files were written before and after llama.cpp rotated quantized caches",
-                f"say which: --rotation none or --rotation {size}, or --fork",
+                f"say which: --rotation none or --rotation default ({size}), or --fork",
             )
         return size
+
+
+def unknown_heads(path: Path) -> UsageError:
+    """The error for a save file of which nothing says how many heads there are."""
+    return UsageError(
+        f"{path}: does not say how many heads there are; give --model FILE.gguf, or --heads and "
+        "--head-dim"
+    )

@@ -1,4 +1,4 @@
-"""From the bytes of a save file's rows to K and V as the model computed them.
+"""Between the bytes of a save file's rows and K and V as the model computed them.
 
 Between the two stand, from the outside in: the ggml type, the Hadamard rotation that llama.cpp
 puts in front of quantized caches, and the order in which a llama-architecture GGUF keeps the
@@ -90,6 +90,21 @@ class Plan:
                 values = rotation.hadamard(values.astype(np.float32), self.rotation)
         return deinterleave(values) if self.interleaved else values
 
+    def encode(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """Inverse of :meth:`decode`: ``(n, heads, head_dim)`` to rows ``(n, row_bytes)``.
+
+        Raises
+        ------
+        VectorError
+            A value is not finite, or beyond what the type holds.
+        """
+        if self.interleaved:
+            values = interleave(values)
+        if self.rotation:
+            with np.errstate(all="ignore"):  # NaN and Inf pass through; the codec names them
+                values = rotation.hadamard(values.astype(np.float32), self.rotation)
+        return self.codec.encode(values).reshape(len(values), -1)
+
     def blocks(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Blocks ``(n, heads, blocks_per_vector, block_bytes)`` of rows, a view."""
         return data.reshape(len(data), self.heads, *self.codec.blocks_shape(self.head_dim))
@@ -126,3 +141,17 @@ def deinterleave(x: NDArray[Any]) -> NDArray[Any]:
     array([0, 1, 2, 3])
     """
     return np.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)
+
+
+def interleave(x: NDArray[Any]) -> NDArray[Any]:
+    """Inverse of :func:`deinterleave`.
+
+    Examples
+    --------
+    >>> interleave(np.array([0, 1, 2, 3]))
+    array([0, 2, 1, 3])
+    """
+    half = x.shape[-1] // 2
+    out = np.empty_like(x)
+    out[..., 0::2], out[..., 1::2] = x[..., :half], x[..., half:]
+    return out

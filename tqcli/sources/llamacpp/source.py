@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcli.codecs import VectorError
-from tqcli.errors import InputError, UsageError, input_error
+from tqcli.errors import InputError, input_error
 from tqcli.sources.base import Named, PackedTensor, SourceInfo, TensorSpec
 from tqcli.sources.binary import FieldReader
-from tqcli.sources.llamacpp.describe import Part, notes, provenance, token_ids
+from tqcli.sources.llamacpp.describe import notes, provenance, token_ids
 from tqcli.sources.llamacpp.file import Side
 from tqcli.sources.llamacpp.gguf_header import read_header
 from tqcli.sources.llamacpp.model import Model, plain_values
 from tqcli.sources.llamacpp.parse import read_layout
-from tqcli.sources.llamacpp.plan import Planner, Rotation
+from tqcli.sources.llamacpp.parts import batch_shape, parts_of
+from tqcli.sources.llamacpp.plan import Planner, Rotation, unknown_heads
 from tqcli.sources.llamacpp.rows import Plan, read_rows
 from tqcli.sources.llamacpp.types import TypeRules
 
@@ -80,8 +81,18 @@ class LlamaCppSource:
             cell_extra = 0
         self._save = read_layout(path, cell_extra)
         self._planner = Planner(self._save, facts, facts.arch_of(self._save), rules, rotation)
-        self._parts = self._select(sequence)
+        self._parts = parts_of(self._save, sequence)
         self._layers = facts.layers(self._save) if self._parts else []
+
+    def require_heads(self) -> None:
+        """Refuse to go on where nothing says how many heads there are.
+
+        Raises
+        ------
+        UsageError
+        """
+        if self._planner.model.is_open:
+            raise unknown_heads(self._save.path)
 
     def describe(self) -> SourceInfo:
         """Tensors, provenance and oddities; the rows are not read.
@@ -132,31 +143,6 @@ class LlamaCppSource:
                 out[row, :, target] = plan.blocks(data)
             yield name, codec, out
 
-    def _select(self, sequence: int | None) -> tuple[Part, ...]:
-        save = self._save
-        present = save.sequences()
-        if sequence is not None and sequence not in present:
-            legal = ", ".join(map(str, present)) or "none"
-            raise UsageError(f"{save.path}: no sequence {sequence}; it holds: {legal}")
-        return tuple(self._part(s) for s in (present if sequence is None else [sequence]))
-
-    def _part(self, sequence: int) -> Part:
-        save = self._save
-        streams = [stream for stream in save.streams if sequence in stream.seq_ids]
-        if len(streams) != 1:
-            raise input_error(
-                save.path, f"sequence {sequence} in {len(streams)} streams", "one is legal"
-            )
-        part = Part(streams[0], sequence, streams[0].cells_of(sequence))
-        repeated = np.flatnonzero(np.diff(part.positions) == 0)
-        if repeated.size and not save.cell_extra:
-            raise input_error(
-                save.path,
-                f"sequence {sequence} has position {part.positions[repeated[0]]} twice",
-                "positions are unique",
-            )
-        return part
-
     def _places(self) -> Iterator[tuple[Side, int, int]]:
         """Side, index in the file and number in the model of every tensor, in layer order."""
         for index, layer in enumerate(self._layers):
@@ -165,8 +151,7 @@ class LlamaCppSource:
 
     def _shape(self) -> tuple[int, int]:
         """``(batch, seq_len)``."""
-        lengths = [part.cells.size for part in self._parts]
-        return (len(lengths), lengths[0]) if len(set(lengths)) == 1 else (1, sum(lengths))
+        return batch_shape(self._parts)
 
     def _extras(self) -> Iterator[Named]:
         if self._parts:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcli.sources.binary import FieldReader
+from tqcli.errors import InputError
 
 MARK = -1  # first word of a packed blob; no token has this id
 VERSION = 1
 
 
-def unpack_tokens(reader: FieldReader, words: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
+def unpack_tokens(
+    words: NDArray[np.int32], fail: Callable[[str, str], InputError]
+) -> tuple[NDArray[np.int32], int]:
     """Token ids in the words of a sequence file, and the number of media chunks.
 
     ::
@@ -20,7 +24,7 @@ def unpack_tokens(reader: FieldReader, words: NDArray[np.int32]) -> tuple[NDArra
         chunk  u32 size | size bytes
 
     The zeros fill the last word. Words that do not start with -1 are the ids themselves. Where
-    media stands, the ids are -1.
+    media stands, the ids are -1. `fail` makes an error of what came and what is possible.
 
     Raises
     ------
@@ -40,14 +44,14 @@ def unpack_tokens(reader: FieldReader, words: NDArray[np.int32]) -> tuple[NDArra
     def step(count: int, field: str) -> None:
         nonlocal at
         if count > data.size - at:
-            raise reader.fail(
+            raise fail(
                 f"packed tokens: {field} needs {count} bytes and {data.size - at} are left",
                 "the file is damaged",
             )
         at += count
 
     if (version := number("version")) != VERSION:
-        raise reader.fail(f"packed tokens of version {version}", f"known: {VERSION}")
+        raise fail(f"packed tokens of version {version}", f"known: {VERSION}")
     count = number("token count")
     first = at // 4
     step(4 * count, f"{count} tokens")
@@ -56,5 +60,18 @@ def unpack_tokens(reader: FieldReader, words: NDArray[np.int32]) -> tuple[NDArra
     for _ in range(media):
         step(number("media size"), "a media chunk")
     if data.size - at >= 4 or data[at:].any():
-        raise reader.fail(f"{data.size - at} bytes after the packed tokens", "none is expected")
+        raise fail(f"{data.size - at} bytes after the packed tokens", "none is expected")
     return words[first : first + count], media
+
+
+def pack_tokens(tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The blob that :func:`unpack_tokens` reads, of tokens without media.
+
+    Examples
+    --------
+    >>> pack_tokens(np.array([7, 9], np.int32)).tolist()
+    [-1, 1, 2, 7, 9, 0]
+    """
+    return np.concatenate(
+        [np.array([MARK, VERSION, len(tokens)], np.int32), tokens, np.zeros(1, np.int32)]
+    )

@@ -99,6 +99,25 @@ class TypeRules:
         layouts = FORKS[self.fork].get(number) if self.fork else None
         return family(layouts[0]) if layouts else f"type {number}"
 
+    def number(self, layout: str) -> int:
+        """The number under which a codec's bytes stand in a file.
+
+        Raises
+        ------
+        UsageError
+            No type is known for them; the message lists those that are.
+        """
+        types = {name: number for number, name in GGML_TYPES.items()}
+        for number, names in FORKS[self.fork].items() if self.fork else ():
+            types |= {name: number for name in names if name in LAYOUTS}
+        if layout in types:
+            return types[layout]
+        todo = "" if self.fork else "; with --fork also its turbo types"
+        raise UsageError(
+            f"cache type {layout}: no save file of {self.fork or 'llama.cpp'} holds it; legal: "
+            f"{', '.join(types)}{todo}"
+        )
+
     def resolve(self, number: int, row_bytes: int, heads: int, head_dim: int, where: str) -> Codec:
         """Find the codec of rows of known size.
 
