@@ -9,10 +9,12 @@
 
 #include "wide_attend.h"
 
+#include "trellis_avx2_attend.h"
+
 const tq_trellis_ops tq_trellis_avx2 = {
     .encode = encode_trellis,
     .decode = decode_trellis,
     .encode_turbo = encode_turbo,
     .scratch = scores_scratch,
-    .scores = scores_trellis,
+    .scores = scores_avx2,
 };

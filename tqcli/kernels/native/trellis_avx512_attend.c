@@ -80,13 +80,11 @@ TQ_INLINE W dot_floats(const W *rows, const float *query) {
     return w_add(even, odd);
 }
 
-/* Sixteen keys of one group each against one int8 query: nothing leaves the registers. */
+/* Sixteen keys of one group each against one int8 query: no sum leaves the registers. */
 TQ_INLINE W single_tile(const uint8_t *key, size_t key_bytes, int bits, const w_table *table,
                         const ordered *q) {
     const I first = i_load(q->bytes), second = i_load(q->bytes + HALF), start = i_load(q->start);
-    _Alignas(32) uint16_t norms[TQ_KEY_TILE];
     W dots[TQ_KEY_TILE];
-    collect_norms(norms, key, key_bytes, TQ_KEY_TILE);
     TQ_UNROLL
     for (int k = 0; k < TQ_KEY_TILE; k++, key += key_bytes) {
         I parts[2];
@@ -95,58 +93,81 @@ TQ_INLINE W single_tile(const uint8_t *key, size_t key_bytes, int bits, const w_
         const I sum = _mm512_dpbusd_epi32(start, parts[0], first);
         dots[k] = i_as_float(_mm512_dpbusd_epi32(sum, parts[1], second));
     }
-    const I sums = _mm512_castps_si512(sum_sixteen(dots, 1));
-    return w_mul(w_mul(_mm512_cvtepi32_ps(sums), w_set1(1.0f / 32.0f)), widen_norms(norms));
+    return sum_sixteen(dots, 1);
 }
 
-/* bits and int8 are constants where this is expanded. */
+/* The products of one group with every query, for the sums of key k. single: a key is one group,
+ * whose sums stay integers (int8) and meet its norm at the end. */
+TQ_INLINE void multiply(const uint8_t *block, size_t g, size_t k, const w_table *table,
+                        const ordered *q, float *sums, int bits, int int8, int single) {
+    const W scale = w_set1(tq_from_half((uint16_t)(block[0] | block[1] << 8)) / 32.0f);
+    I parts[2];
+    W rows[8];
+    w_block_entries(table, block + 2, bits, parts);
+    if (!int8) expand(parts, rows);
+    for (size_t j = 0; j < q->m; j++) {
+        const size_t place = j * q->groups + g;
+        float *to = sums + (j * TQ_KEY_TILE + k) * WIDTH;
+        W dot;
+        if (int8) {
+            const I sum = dot_bytes(parts, q->bytes + place * 2 * HALF, q->start + place * WIDTH);
+            dot = single ? i_as_float(sum) : _mm512_cvtepi32_ps(sum);
+        } else {
+            dot = dot_floats(rows, q->floats + place * 2 * HALF);
+        }
+        if (!single) dot = w_mul(dot, scale);
+        w_store(to, g ? w_add(w_load(to), dot) : dot);
+    }
+}
+
+/* bits, int8 and single are constants where this is expanded. */
 TQ_INLINE void scores_body(const uint8_t *keys, size_t n, size_t key_bytes,
                            const tq_trellis *layout, const w_table *shared, const ordered *q,
-                           float *parts_of, float *out, size_t stride, int bits, int int8) {
+                           float *sums, float *out, size_t stride, int bits, int int8, int single) {
     const w_table own = *shared, *table = &own;
-    const size_t group_bytes = (size_t)layout->group_bytes;
+    _Alignas(32) uint16_t halves[TQ_KEY_TILE] = {0};
     for (size_t first = 0; first < n; first += TQ_KEY_TILE) {
         const size_t count = n - first < TQ_KEY_TILE ? n - first : TQ_KEY_TILE;
         const uint8_t *key = keys + first * key_bytes;
-        if (int8 && q->m == 1 && q->groups == 1 && count == TQ_KEY_TILE) {
-            const W sums = single_tile(key, key_bytes, bits, table, q);
-            w_store(out + first, w_mul(sums, w_set1(q->scales[0])));
-            continue;
+        const int in_registers = single && int8 && q->m == 1 && count == TQ_KEY_TILE;
+        W norms = w_set1(1.0f), dots[TQ_KEY_TILE];
+        if (single) {
+            collect_norms(halves, key, key_bytes, count);
+            norms = w_mul(widen_norms(halves), w_set1(1.0f / 32.0f));
         }
-        for (size_t k = 0; k < count; k++)
-            for (size_t g = 0; g < q->groups; g++, key += group_bytes) {
-                const W scale = w_set1(tq_from_half((uint16_t)(key[0] | key[1] << 8)) / 32.0f);
-                I parts[2];
-                W rows[8];
-                w_block_entries(table, key + 2, bits, parts);
-                if (!int8) expand(parts, rows);
-                for (size_t j = 0; j < q->m; j++) {
-                    const size_t place = j * q->groups + g;
-                    float *to = parts_of + (j * TQ_KEY_TILE + k) * WIDTH;
-                    const W dot = int8 ? _mm512_cvtepi32_ps(dot_bytes(parts,
-                                                                      q->bytes + place * 2 * HALF,
-                                                                      q->start + place * WIDTH))
-                                       : dot_floats(rows, q->floats + place * 2 * HALF);
-                    const W product = w_mul(dot, scale);
-                    w_store(to, g ? w_add(w_load(to), product) : product);
-                }
-            }
+        for (size_t k = 0; k < count && !in_registers; k++)
+            for (size_t g = 0; g < q->groups; g++)
+                multiply(key + k * key_bytes + g * (size_t)layout->group_bytes, g, k, table, q,
+                         sums, bits, int8, single);
         for (size_t j = 0; j < q->m; j++) {
-            W dots[TQ_KEY_TILE];
-            TQ_UNROLL
-            for (int k = 0; k < TQ_KEY_TILE; k++)
-                dots[k] = w_load(parts_of + (j * TQ_KEY_TILE + (size_t)k) * WIDTH);
-            const W sums = w_mul(sum_sixteen(dots, 0), w_set1(q->scales[j]));
-            _mm512_mask_storeu_ps(out + j * stride + first, (__mmask16)((1u << count) - 1), sums);
+            W total;
+            if (in_registers) {
+                total = single_tile(key, key_bytes, bits, table, q);
+            } else {
+                TQ_UNROLL
+                for (int k = 0; k < TQ_KEY_TILE; k++)
+                    dots[k] = w_load(sums + (j * TQ_KEY_TILE + (size_t)k) * WIDTH);
+                total = sum_sixteen(dots, single && int8);
+            }
+            if (single && int8) total = _mm512_cvtepi32_ps(_mm512_castps_si512(total));
+            total = w_mul(w_mul(total, norms), w_set1(q->scales[j]));
+            _mm512_mask_storeu_ps(out + j * stride + first, (__mmask16)((1u << count) - 1), total);
         }
     }
 }
 
+#define SCORES_OF(bits, int8) \
+    do { \
+        if (q.groups == 1) \
+            scores_body(keys, n, key_bytes, layout, &table, &q, sums, out, stride, bits, int8, 1); \
+        else \
+            scores_body(keys, n, key_bytes, layout, &table, &q, sums, out, stride, bits, int8, 0); \
+    } while (0)
+
 #define SCORES(bits) \
     do { \
-        if (queries->values) \
-            scores_body(keys, n, key_bytes, layout, &table, &q, parts, out, stride, bits, 0); \
-        else scores_body(keys, n, key_bytes, layout, &table, &q, parts, out, stride, bits, 1); \
+        if (queries->values) SCORES_OF(bits, 0); \
+        else SCORES_OF(bits, 1); \
     } while (0)
 
 void tq_trellis_scores_avx512(const uint8_t *keys, size_t n, size_t dim, const tq_queries *queries,
@@ -155,12 +176,12 @@ void tq_trellis_scores_avx512(const uint8_t *keys, size_t n, size_t dim, const t
     const size_t key_bytes = dim / group * (size_t)layout->group_bytes;
     w_table table = w_load_table(layout);
     ordered q = {.groups = dim / group};
-    float *parts = scratch;
+    float *sums = scratch;
     const size_t places = TQ_HEAD_TILE * q.groups;
-    q.floats = parts + TQ_HEAD_TILE * TQ_KEY_TILE * WIDTH;
+    q.floats = sums + TQ_HEAD_TILE * TQ_KEY_TILE * WIDTH;
     q.bytes = (int8_t *)q.floats;
     q.start = (int32_t *)(void *)(q.floats + places * 2 * HALF);
-    memset(parts, 0, TQ_HEAD_TILE * TQ_KEY_TILE * WIDTH * sizeof(float));
+    memset(sums, 0, TQ_HEAD_TILE * TQ_KEY_TILE * WIDTH * sizeof(float));
     if (!queries->values)
         for (int i = 0; i < 4; i++)
             table.entries[i] = _mm512_xor_si512(table.entries[i], _mm512_set1_epi8((char)BIAS));

@@ -43,9 +43,15 @@ static void scores_trellis(const uint8_t *keys, size_t n, size_t dim, const tq_q
             scales[j] = queries->values ? 1.0f : queries->scales[first + j];
         for (size_t i = 0; i < n; i++) {
             const uint8_t *key = keys + i * key_bytes;
-            if (layout->bits == 2) SCORE_KEY(layout->group, 2);
-            if (layout->bits == 3) SCORE_KEY(layout->group, 3);
-            if (layout->bits == 4) SCORE_KEY(layout->group, 4);
+            if (layout->group == 64) {
+                if (layout->bits == 2) SCORE_KEY(64, 2);
+                if (layout->bits == 3) SCORE_KEY(64, 3);
+                if (layout->bits == 4) SCORE_KEY(64, 4);
+            } else {
+                if (layout->bits == 2) SCORE_KEY(128, 2);
+                if (layout->bits == 3) SCORE_KEY(128, 3);
+                if (layout->bits == 4) SCORE_KEY(128, 4);
+            }
         }
         out += m * stride;
     }

@@ -114,7 +114,104 @@ TQ_INLINE V v_of_two(V a, V b, VI index) {
 
 TQ_INLINE W w_look_up(W levels, I code) { EACH(W, v_of_two(levels.v[0], levels.v[1], code.v[p])); }
 
-#include "wide_scalar.h"
+/* ---- the trellis ---- */
+
+/* The table, and where windows stand: row r of sixteen takes sixteen bytes of a block from `from`
+ * on, two bytes to a window; `spread` moves each window to the top of its sixteen bits. */
+typedef struct {
+    const float *values;
+    VI entries[16]; /* sixteen each, by halves of 128; each but the last xor the next */
+    VI bytes[ROWS], spread;
+    int from[ROWS];
+} w_table;
+
+TQ_INLINE VI v_twice(const void *sixteen) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)sixteen));
+}
+
+static w_table w_load_table(const tq_trellis *layout) {
+    w_table t = {.values = layout->table};
+    const int size = layout->group_bytes - 2, bits = layout->bits, window = layout->window;
+    for (int k = 0; k < 16; k++) {
+        int8_t part[16];
+        for (int i = 0; i < 16; i++)
+            part[i] = (int8_t)(layout->table8[16 * k + i] ^
+                               (k % 8 == 7 ? 0 : layout->table8[16 * k + 16 + i]));
+        t.entries[k] = v_twice(part);
+    }
+    uint16_t spread[WIDTH];
+    for (int r = 0; r < layout->group / WIDTH; r++) {
+        int8_t bytes[2 * WIDTH];
+        const int first = 2 * bits * r - 1, last = size - 16;
+        t.from[r] = first < 0 ? 0 : first > last ? last : first;
+        for (int i = 0; i < WIDTH; i++) {
+            const int bit = bits * (WIDTH * r + i + 1) - window + 8; /* of a stream 8 bits longer */
+            for (int b = 0; b < 2; b++) {
+                const int byte = bit / 8 - 1 + b;
+                bytes[2 * i + b] = (int8_t)(byte < 0 || byte >= size ? -1 : byte - t.from[r]);
+            }
+            spread[i] = (uint16_t)(1 << (16 - window - bit % 8));
+        }
+        t.bytes[r] = _mm256_loadu_si256((const __m256i *)(const void *)bytes);
+    }
+    t.spread = _mm256_loadu_si256((const __m256i *)(const void *)spread);
+    return t;
+}
+
+/* Entries of windows below 128 in bytes. Sixteen by sixteen: a place counts in the part that its
+ * window lies in and in all after it, which leaves just its own of their differences. */
+TQ_INLINE VI v_entries(const VI *parts, VI windows) {
+    VI place = _mm256_add_epi8(windows, _mm256_set1_epi8(0x70));
+    VI found = _mm256_shuffle_epi8(parts[0], place);
+    TQ_UNROLL
+    for (int k = 1; k < 8; k++) {
+        place = _mm256_sub_epi8(place, _mm256_set1_epi8(16));
+        found = _mm256_xor_si256(found, _mm256_shuffle_epi8(parts[k], place));
+    }
+    return found;
+}
+
+/* Entries of a block, two rows to a register: their first eights, then their second ones. */
+TQ_INLINE void v_block_entries(const w_table *t, const uint8_t *codes, int bits, int count,
+                               VI *out) {
+    TQ_UNROLL
+    for (int r = 0; r < count; r += 2) {
+        VI rows[2];
+        TQ_UNROLL
+        for (int i = 0; i < 2; i++) {
+            const VI words = _mm256_shuffle_epi8(v_twice(codes + t->from[r + i]), t->bytes[r + i]);
+            rows[i] = _mm256_srli_epi16(_mm256_mullo_epi16(words, t->spread), bits == 4 ? 8 : 9);
+        }
+        const VI windows = _mm256_packus_epi16(rows[0], rows[1]);
+        if (bits != 4) {
+            out[r / 2] = v_entries(t->entries, windows);
+            continue;
+        }
+        const VI low = _mm256_and_si256(windows, _mm256_set1_epi8(0x7f));
+        out[r / 2] = _mm256_blendv_epi8(v_entries(t->entries, low), v_entries(t->entries + 8, low),
+                                        windows);
+    }
+}
+
+TQ_INLINE V v_eight(const int8_t *from) {
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)from)));
+}
+
+TQ_INLINE void w_unpack(const uint8_t *codes, int bits, int count, const w_table *t, W *out) {
+    int8_t entries[TQ_MAX_GROUP];
+    VI pairs[ROWS / 2];
+    v_block_entries(t, codes, bits, count, pairs);
+    TQ_UNROLL
+    for (int r = 0; r < count; r += 2) {
+        int8_t *to = entries + r * WIDTH;
+        _mm256_storeu_si256((__m256i *)(void *)to, pairs[r / 2]);
+        out[r].v[0] = v_eight(to);
+        out[r + 1].v[0] = v_eight(to + 8);
+        out[r].v[1] = v_eight(to + 16);
+        out[r + 1].v[1] = v_eight(to + 24);
+    }
+}
 
 TQ_INLINE W w_window_value(const w_table *t, I window, int bits) {
     (void)bits;

@@ -1,4 +1,4 @@
-/* What instruction sets without byte permutes look up one value at a time; see wide.h. */
+/* The trellis table, looked up one value at a time; a part of wide_portable.h. */
 #include <string.h>
 
 #include "trellis.h"
