@@ -62,9 +62,8 @@ def test_shipped_files_are_what_the_script_writes(
     monkeypatch.setattr(make, "HERE", tmp_path)
     assert make.main() == 0
     made = sorted(tmp_path.iterdir())
-    assert [path.name for path in made] == sorted(
-        p.name for p in (root / "codebooks").glob("*.json")
-    )
+    there = sorted(path.name for path in (root / "codebooks").glob("*.json"))
+    assert [path.name for path in made] == [n for n in there if not n.startswith("trellis-")]
     assert [path.stem for path in made] == shipped()
     for path in made:
         assert_same_file(path, root / "codebooks" / path.name)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tqcli.codecs import codec, codec_ids, from_config
+from tqcli.codecs import codec, codec_ids, describe, from_config
 from tqcli.codecs.base import Codec
 from tqcli.errors import InputError, UsageError
 
@@ -40,7 +40,15 @@ LAYOUTS = {
     "turbo2-g64": (64, 64, 18),
     "turbo3-g64": (64, 64, 26),
     "turbo4-g64": (64, 64, 34),
+    "trellis2": (128, 128, 34),
+    "trellis3": (128, 128, 50),
+    "trellis4": (128, 128, 66),
+    "trellis2-g64": (64, 64, 18),
+    "trellis3-g64": (64, 64, 26),
+    "trellis4-g64": (64, 64, 34),
 }
+# Sizes of what only a table makes a codec: values padded to, values a block, bytes a block.
+TABLED = {"turbo3_tcq": (128, 128, 52), "turbo2_tcq": (128, 128, 36)}
 GGML = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
 # Bits a value at head_dim 128, as the format page prints them.
 PRINTED = {
@@ -54,6 +62,9 @@ PRINTED = {
     "turbo4@2026-03": 4.25,
     "turbo4-qjl": 4.25,
     "turbo3-g64": 3.25,
+    "trellis2": 2.125,
+    "trellis3": 3.125,
+    "trellis4": 4.125,
     "q8_0": 8.5,
     "q4_0": 4.5,
     "f16": 16,
@@ -67,8 +78,17 @@ def fits(name: str, dim: int) -> bool:
 
 def test_every_id_is_listed() -> None:
     """A new format may not come without its size."""
-    assert set(codec_ids()) == set(LAYOUTS)
+    assert set(codec_ids()) == {*LAYOUTS, *TABLED}
     assert len(codec_ids()) == len(set(codec_ids()))
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, *TABLED])
+def test_description(name: str) -> None:
+    """Every id has its sizes, with or without a table."""
+    align, values, size = (LAYOUTS | TABLED)[name]
+    described = describe(name)
+    found = described.alignment, described.values_per_block, described.block_bytes
+    assert found == (align, values, size)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -208,7 +228,7 @@ def test_wrong_requests() -> None:
         codec("q8_0", codebook=made.codebook)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", [n for n in LAYOUTS if "turbo" not in n])
+@pytest.mark.parametrize("name", [n for n in LAYOUTS if "turbo" not in n and "trellis" not in n])
 def test_codes_need_a_codebook(name: str) -> None:
     """Plain floats and ggml types have no levels to show."""
     made = codec(name)
@@ -232,6 +252,8 @@ def error(made: Codec, x: np.ndarray) -> float:
         ("q4_1", "q5_1", "q8_0"),
         ("turbo3-qjl@shipped", "turbo3-qjl@scale", "turbo3-qjl", "turbo3", "turbo4-qjl"),
         ("turbo4@2026-03", "turbo4"),
+        ("turbo2", "trellis2", "turbo3", "trellis3", "turbo4", "trellis4"),
+        ("turbo3-g64", "trellis3-g64", "turbo4-g64", "trellis4-g64"),
     ],
     ids=" < ".join,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tqcli import kernels
+from tqcli import codec, kernels
 from tqcli.errors import UsageError
 from tqcli.kernels import measure
 
@@ -21,12 +21,31 @@ def test_every_operation_once(helpers: Any) -> None:
         if r["kernel"]
     ]
     assert max(Counter(keys).values()) == 1
-    assert {key[0] for key in keys} == set(measure.OPERATIONS)
+    assert {key[0] for key in keys} == set(measure.DEFAULT)
     assert {key[1] for key in keys} == set(kernels.available())
     floats = {key[2] for key in keys if key[0] == "encode"}
     assert floats == {"float32", "float16", "bfloat16"}
     per_kernel = Counter(key[1] for key in keys)
     assert len(set(per_kernel.values())) == 1
+
+
+def test_trellis_operations() -> None:
+    """All but packing, which takes the codes of a table by themselves."""
+    layout = codec("trellis2-g64").layout  # type: ignore[attr-defined]
+    names = kernels.available()[:1]
+    rows = measure.measure(
+        layout, vectors=30, names=names, repeats=1, operations=measure.OPERATIONS
+    )
+    found = {r["operation"] for r in rows if r["kernel"]}
+    assert found == set(measure.OPERATIONS) - {"pack", "unpack"}
+
+
+def test_the_slow_operation_is_measured_when_asked_for(helpers: Any) -> None:
+    """A weighted search takes as long as all the rest together."""
+    assert set(measure.OPERATIONS) - set(measure.DEFAULT) == {"encode weighted"}
+    names, asked = kernels.available()[:1], ["encode weighted"]
+    rows = measure.measure(helpers.layout(2), vectors=9, names=names, operations=asked, repeats=1)
+    assert {row["operation"] for row in rows if row["kernel"]} == {"encode weighted"}
 
 
 def test_ratio_is_to_memcpy(helpers: Any) -> None:

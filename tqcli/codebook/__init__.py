@@ -1,4 +1,4 @@
-"""Lloyd-Max codebooks: exact for a density, from data, and as files with provenance."""
+"""Codebooks: Lloyd-Max exact or from data, and trellis tables; as files with provenance."""
 
 from tqcli.codebook.exact import distortion_on_gaussian, lloyd_max
 from tqcli.codebook.files import (
@@ -14,11 +14,13 @@ from tqcli.codebook.files import (
 )
 from tqcli.codebook.histogram import Histogram, distortion, fit
 from tqcli.codebook.table import Codebook
+from tqcli.codebook.trellis import TrellisTable, read_trellis, stock_trellis, trellis_from
 
 __all__ = [
     "Codebook",
     "CodebookSet",
     "Histogram",
+    "TrellisTable",
     "distortion",
     "distortion_on_gaussian",
     "dumps",
@@ -28,7 +30,10 @@ __all__ = [
     "lloyd_max",
     "loads",
     "read_codebook",
+    "read_trellis",
     "shipped",
     "stock",
+    "stock_trellis",
     "table_from",
+    "trellis_from",
 ]

@@ -7,13 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
 from tqcli.codebook.exact import Distribution, lloyd_max
 from tqcli.codebook.table import Codebook
+from tqcli.codebook.trellis import PREFIX, codebooks_folder
 from tqcli.errors import InputError, UsageError
 from tqcli.jsonfile import parse_json, read_json
 from tqcli.words import counted, suggest
@@ -181,18 +179,13 @@ def _numbers(values: Any, name: str) -> tuple[float, ...]:
 
 
 def shipped() -> list[str]:
-    """Ids of the codebooks that come with tq."""
-    return sorted(f.name[:-5] for f in _folder().iterdir() if f.name.endswith(".json"))
+    """Ids of the codebooks that come with tq, trellis tables aside."""
+    names = (f.name[:-5] for f in codebooks_folder().iterdir() if f.name.endswith(".json"))
+    return sorted(name for name in names if not name.startswith(PREFIX))
 
 
 def _shipped(name: str) -> CodebookSet:
-    return loads((_folder() / f"{name}.json").read_text(encoding="utf-8"), f"{name}.json")
-
-
-def _folder() -> Traversable:
-    """Where shipped codebooks lie: in the installed package, or beside it in a source tree."""
-    installed = resources.files("tqcli") / "codebooks"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "codebooks"
+    return loads((codebooks_folder() / f"{name}.json").read_text(encoding="utf-8"), f"{name}.json")
 
 
 def find_codebook(name: str) -> CodebookSet:

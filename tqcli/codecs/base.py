@@ -58,6 +58,7 @@ class Codec(ABC):
     id: str
     values_per_block: int
     block_bytes: int
+    takes_weights = False  # whether codes can be chosen by a weighted error
 
     def __repr__(self) -> str:
         """``<codec turbo3: 50 bytes for 128 values>``."""
@@ -94,12 +95,15 @@ class Codec(ABC):
         """JSON description from which :func:`tqcli.codecs.from_config` makes an equal codec."""
         return {"id": self.id}
 
-    def encode(self, x: Floats) -> Blocks:
+    def encode(self, x: Floats, *, weights: Floats | None = None) -> Blocks:
         """Encode vectors.
 
         Parameters
         ----------
         x : float32, float16 or bfloat16 array, shape (..., head_dim)
+        weights : float array, shape (head_dim,), optional
+            What a squared error costs in each value: for K, the mean power of the queries in the
+            pair of values that RoPE turns. The bytes decode as any others.
 
         Returns
         -------
@@ -110,7 +114,10 @@ class Codec(ABC):
         VectorError
             On NaN or infinity, or a scale that fp16 cannot hold.
         InputError
-            On another dtype or a head_dim the format cannot hold.
+            On another dtype or a head_dim the format cannot hold, and on weights that are not
+            finite, negative, or not one a value.
+        UsageError
+            If the format takes no weights.
         """
         if x.dtype not in FLOATS:
             raise InputError(
@@ -120,6 +127,8 @@ class Codec(ABC):
             raise InputError(f"{self.id}: a scalar; give vectors on the last axis")
         head_dim = x.shape[-1]
         shape = self.blocks_shape(head_dim)
+        if weights is not None and not self.takes_weights:
+            raise UsageError(f"{self.id}: takes no weights; turbo and trellis types do")
         if not x.size:
             return np.empty((*x.shape[:-1], *shape), np.uint8)
         flat = np.ascontiguousarray(x).reshape(-1, head_dim)
@@ -128,7 +137,11 @@ class Codec(ABC):
             wide = np.zeros((flat.shape[0], padded), flat.dtype)
             wide[:, :head_dim] = flat
             flat = wide
-        return self._encode(flat).reshape(*x.shape[:-1], *shape)
+        if weights is None:
+            blocks = self._encode(flat)
+        else:
+            blocks = self._encode_weighted(flat, padded_weights(weights, head_dim, padded))
+        return blocks.reshape(*x.shape[:-1], *shape)
 
     def decode(
         self,
@@ -232,9 +245,31 @@ class Codec(ABC):
     def _encode(self, flat: Floats) -> Blocks:
         """Encode ``(n, padded)`` to ``(n, bytes)``."""
 
+    def _encode_weighted(self, flat: Floats, weights: NDArray[np.float64]) -> Blocks:
+        """Encode ``(n, padded)`` to ``(n, bytes)`` by the error under `weights` ``(padded,)``."""
+        raise NotImplementedError  # where `takes_weights` is False
+
     @abstractmethod
     def _decode(self, flat: Blocks, rotated: bool, dtype: np.dtype[Any]) -> Floats:
         """Decode ``(n, bytes)`` to ``(n, padded)``."""
+
+
+def padded_weights(weights: object, head_dim: int, padded: int) -> NDArray[np.float64]:
+    """Weights of a padded vector; what is dropped when decoding weighs nothing.
+
+    Raises
+    ------
+    InputError
+        If `weights` is no float array of shape ``(head_dim,)``.
+    """
+    if not isinstance(weights, np.ndarray) or weights.dtype.kind != "f":
+        came = getattr(weights, "dtype", type(weights).__name__)
+        raise InputError(f"weights: {came}; a float array is legal")
+    if weights.shape != (head_dim,):
+        raise InputError(f"weights: shape {weights.shape}; one for each value, ({head_dim},)")
+    wide = np.zeros(padded)
+    wide[:head_dim] = weights
+    return wide
 
 
 def all_finite(x: Floats) -> bool:

@@ -51,22 +51,22 @@ def bench(
     """
     use_one_thread()  # the products of the NumPy kernel count as well
     from tqcli.codecs import codec
-    from tqcli.codecs.turbo import TurboCodec
-    from tqcli.kernels.measure import OPERATIONS, measure
+    from tqcli.codecs.group import GroupCodec
+    from tqcli.kernels.measure import DEFAULT, measure
     from tqcli.progress import progress_bytes
     from tqcli.report.result import Report
     from tqcli.report.views import BENCH
 
     shown = common.output_of("bench", format, json, wide=wide, columns=columns)
     made = codec(cache_type)
-    if not isinstance(made, TurboCodec):
-        raise UsageError(f"{cache_type}: has no native kernels; the turbo types have")
+    if not isinstance(made, GroupCodec):
+        raise UsageError(f"{cache_type}: has no native kernels; turbo and trellis types have")
     with progress_bytes(repeats + 1, "bench", unit=" runs", quiet=quiet) as step:
         rows = measure(
             made.layout,
             vectors=vectors,
             names=kernel or None,
-            operations=operation or OPERATIONS,
+            operations=operation or DEFAULT,
             dtypes=dtype or ("float32", "float16", "bfloat16"),
             threads=threads or (1,),
             repeats=repeats,

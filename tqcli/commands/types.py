@@ -16,7 +16,7 @@ def types(
     Example: tq types --format md
     """
     from tqcli.codebook import find_codebook, shipped
-    from tqcli.codecs import codebook_bits, codec, codec_ids
+    from tqcli.codecs import codebook_bits, codec_ids, describe
     from tqcli.codecs.ggml import BLOCK_BYTES
     from tqcli.errors import InputError
     from tqcli.report.result import Report
@@ -27,7 +27,7 @@ def types(
     dims = (64, 80, 128, 256)
     rows = []
     for name in codec_ids():
-        made = codec(name)
+        made = describe(name)
         row: dict[str, object] = {
             "type": name,
             "values_per_block": made.values_per_block,
@@ -47,6 +47,7 @@ def types(
         notes=[
             f"{', '.join(BLOCK_BYTES)} also with +rot: llama.cpp's Hadamard rotation comes first",
             f"codebooks that come with tq (--codebook): {', '.join(books)}",
+            "turbo3_tcq, turbo2_tcq need a table: --codebook FILE",
         ],
         command=common.command_line(),
     )

@@ -1,4 +1,4 @@
-"""Kernels of the turbo family: floats to blocks and back, codes to bits and back.
+"""Kernels of the turbo and trellis families: floats to blocks and back, codes to bits and back.
 
 ``reference`` is the specification, ``native`` the same in C, once per instruction set. The
 functions here check their arguments, take the best kernel that the machine can run
@@ -15,18 +15,21 @@ from numpy.typing import DTypeLike, NDArray
 
 from tqcli import rotation
 from tqcli.errors import input_error
-from tqcli.kernels import checks, choose, reference
+from tqcli.kernels import beam_reference, checks, choose, reference, trellis_reference
 from tqcli.kernels.choose import active, available, set_threads, use
-from tqcli.kernels.layout import TurboLayout
+from tqcli.kernels.layout import Layout, TrellisLayout
 from tqcli.kernels.reference import norms
+from tqcli.kernels.weighting import Weighting, weigh
 
-_capsules: WeakKeyDictionary[TurboLayout, Any] = WeakKeyDictionary()
+_capsules: WeakKeyDictionary[Layout, Any] = WeakKeyDictionary()
+_NO_WEIGHTS = np.empty(0, np.float32)
 
 
 def encode(
     x: NDArray[Any],
-    layout: TurboLayout,
+    layout: Layout,
     *,
+    weights: NDArray[np.floating[Any]] | Weighting | None = None,
     out: NDArray[np.uint8] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.uint8]:
@@ -36,7 +39,11 @@ def encode(
     ----------
     x : float32, float16 or bfloat16 array, shape (n, group)
         Copied first if it is strided.
-    layout : TurboLayout
+    layout : TurboLayout or TrellisLayout
+    weights : float array, shape (group,), optional
+        What a squared error costs in each value, before the rotation: codes are chosen together,
+        so that the weighted error of the group is small. Decoding needs no weights. See
+        :func:`tqcli.kernels.weighting.weigh`, whose result may be given as well.
     out : uint8 array, shape (n, group_bytes), optional
         Where to write; C-contiguous, no memory of `x`.
     threads : int, optional
@@ -50,29 +57,43 @@ def encode(
     Raises
     ------
     InputError
-        If an array is not of these types and shapes.
+        If an array is not of these types and shapes, or a weight is negative or not finite.
     """
     capsule = layout_capsule(layout)
     kind = checks.float_type(checks.array(x, "x").dtype, "x")
     source = checks.rows(x, kind, layout.group, "x")
     blocks = checks.output(out, (len(source), layout.group_bytes), np.uint8, x)
-    index = choose.index()
+    weighed = weights if isinstance(weights, Weighting | None) else weigh(weights, layout.group)
+    index, number = choose.index(), checks.FLOATS.index(kind)
     if index is None or choose.native is None:
-        blocks[...] = reference.encode(source, layout)
+        blocks[...] = _encode_reference(source, layout, weighed)
         return blocks
-    encode_rows, number = choose.native.encode, checks.FLOATS.index(kind)
     raw = source.view(np.uint8)
+    factors = () if weighed is None else (weighed.packed,)
+    encode_rows = choose.native.encode if weighed is None else choose.native.weighted_encode
+    if isinstance(layout, TrellisLayout):
+        encode_rows, factors = choose.native.trellis_encode, factors or (_NO_WEIGHTS,)
 
     def run(start: int, stop: int) -> None:
-        encode_rows(index, capsule, raw[start:stop], number, blocks[start:stop])
+        encode_rows(index, capsule, *factors, raw[start:stop], number, blocks[start:stop])
 
     choose.split(run, len(source), layout.group, threads)
     return blocks
 
 
+def _encode_reference(
+    source: NDArray[Any], layout: Layout, weighed: Weighting | None
+) -> NDArray[np.uint8]:
+    if isinstance(layout, TrellisLayout):
+        return trellis_reference.encode(source, layout, weighed)
+    if weighed is None:
+        return reference.encode(source, layout)
+    return beam_reference.encode(source, layout, weighed)
+
+
 def decode(
     blocks: NDArray[np.uint8],
-    layout: TurboLayout,
+    layout: Layout,
     *,
     rotated: bool = False,
     dtype: DTypeLike = np.float32,
@@ -84,7 +105,7 @@ def decode(
     Parameters
     ----------
     blocks : uint8 array, shape (n, group_bytes)
-    layout : TurboLayout
+    layout : TurboLayout or TrellisLayout
     rotated : bool
         True stops before the inverse rotation: ``centroid * norm``, what attention kernels read.
     dtype : float32, float16 or bfloat16
@@ -109,9 +130,16 @@ def decode(
     values = checks.output(out, (len(source), layout.group), kind, blocks)
     index = choose.index()
     if index is None or choose.native is None:
-        values[...] = reference.decode(source, layout, rotated=rotated, dtype=kind)
+        if isinstance(layout, TrellisLayout):
+            decoded = trellis_reference.decode(source, layout, rotated=rotated, dtype=kind)
+        else:
+            decoded = reference.decode(source, layout, rotated=rotated, dtype=kind)
+        values[...] = decoded
         return values
-    decode_rows, number = choose.native.decode, checks.FLOATS.index(kind)
+    decode_rows = choose.native.decode
+    if isinstance(layout, TrellisLayout):
+        decode_rows = choose.native.trellis_decode
+    number = checks.FLOATS.index(kind)
     raw = values.view(np.uint8)
 
     def run(start: int, stop: int) -> None:
@@ -123,15 +151,18 @@ def decode(
 
 def codes(
     blocks: NDArray[np.uint8],
-    layout: TurboLayout,
+    layout: Layout,
     *,
     out: NDArray[np.uint8] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Level of every value of blocks ``(n, group_bytes)``; uint8 of shape ``(n, group)``."""
+    """Table entry of every value of blocks ``(n, group_bytes)``; uint8 of shape ``(n, group)``."""
     layout_capsule(layout)
     source = checks.rows(blocks, np.uint8, layout.group_bytes, "blocks")
     levels = checks.output(out, (len(source), layout.group), np.uint8, blocks)
+    if isinstance(layout, TrellisLayout):
+        levels[...] = trellis_reference.windows(source, layout)
+        return levels
     if choose.index() is None:
         levels[...] = reference.codes(source, layout)
         return levels
@@ -221,7 +252,7 @@ def _check_levels(levels: int, source: NDArray[np.uint8], bits: int) -> None:
         raise input_error("codes", f"level {source.max()}", f"0 to {2**bits - 1} for {bits} bits")
 
 
-def layout_capsule(layout: TurboLayout) -> Any:
+def layout_capsule(layout: Layout) -> Any:
     """The layout as the extension reads it, checked once; None without the extension."""
     try:
         return _capsules[layout]
@@ -231,12 +262,17 @@ def layout_capsule(layout: TurboLayout) -> Any:
     capsule = None
     if choose.native is not None:
         first, second = rotation.signs(layout.group)
-        floats = np.concatenate(
-            [layout.centroids, layout.midpoints, first, second, [rotation.SCALE[layout.group]]]
-        )
-        capsule = choose.native.layout(
-            layout.bits, layout.group, layout.block, layout.header, layout.corrected, floats
-        )
+        turn = (first, second, np.array([rotation.SCALE[layout.group]]))
+        if isinstance(layout, TrellisLayout):
+            floats = np.concatenate(turn)
+            capsule = choose.native.trellis_layout(
+                layout.bits, layout.group, np.ascontiguousarray(layout.table), floats
+            )
+        else:
+            floats = np.concatenate([layout.centroids, layout.midpoints, *turn])
+            capsule = choose.native.layout(
+                layout.bits, layout.group, layout.block, layout.header, layout.corrected, floats
+            )
     _capsules[layout] = capsule
     return capsule
 

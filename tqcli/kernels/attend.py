@@ -1,4 +1,4 @@
-"""Attention straight from packed blocks: scores and weighted sums without unpacking.
+"""Attention straight from turbo and trellis blocks: scores and weighted sums without unpacking.
 
 Everything stays in the rotated domain. The rotation is orthonormal, so ``<q, k>`` is the product
 of the rotated query with the stored centroids, and a weighted sum of values is unrotated once, at
@@ -25,12 +25,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.errors import input_error
-from tqcli.kernels import attend_reference, checks, choose, layout_capsule
-from tqcli.kernels.layout import TurboLayout
+from tqcli.kernels import attend_reference, checks, choose, decode, layout_capsule
+from tqcli.kernels.layout import Layout, TrellisLayout, TurboLayout
 
 F32 = NDArray[np.float32]
 # Vectors whose sum is formed in one piece, whatever the number of threads.
 SLAB = 4096
+_NO_SCALES = np.empty(0, np.float32)
 F16_GRAIN = 64  # float16 vectors are a multiple of this many values long
 
 _int8_tables: WeakKeyDictionary[TurboLayout, tuple[NDArray[np.int8], np.float32]] = (
@@ -41,7 +42,7 @@ _int8_tables: WeakKeyDictionary[TurboLayout, tuple[NDArray[np.int8], np.float32]
 def scores(
     q: F32,
     blocks: NDArray[np.uint8],
-    layout: TurboLayout,
+    layout: Layout,
     *,
     out: F32 | None = None,
     threads: int | None = None,
@@ -53,7 +54,7 @@ def scores(
     q : float32 array, shape (m, d)
         Rotated queries; `d` is a multiple of the layout's group.
     blocks : uint8 array, shape (n, d / group * group_bytes)
-    layout : TurboLayout
+    layout : TurboLayout or TrellisLayout
     out : float32 array, shape (m, n), optional
         Where to write; C-contiguous, no memory of the inputs.
     threads : int, optional
@@ -80,9 +81,12 @@ def scores(
         target[...] = attend_reference.scores(queries, packed, layout)
         return target
     run_scores, m = choose.native.scores, len(queries)
+    scales: tuple[F32, ...] = ()
+    if isinstance(layout, TrellisLayout):
+        run_scores, scales = choose.native.trellis_scores, (_NO_SCALES,)
 
     def run(start: int, stop: int) -> None:
-        run_scores(index, capsule, m, queries, packed[start:stop], target, start)
+        run_scores(index, capsule, m, queries, *scales, packed[start:stop], target, start)
 
     choose.split(run, len(packed), queries.shape[1], threads)
     return target
@@ -124,7 +128,7 @@ def scores_int8(
     q8: NDArray[np.int8],
     scale: F32,
     blocks: NDArray[np.uint8],
-    layout: TurboLayout,
+    layout: Layout,
     *,
     out: F32 | None = None,
     threads: int | None = None,
@@ -135,6 +139,7 @@ def scores_int8(
     most half a step a value, and the centroids are rounded to int8. On Gaussian vectors of 128
     they add 0.7 % to the scores (root mean square; turbo4 0.9 %), where the keys' own error is
     34 % for turbo2, 18 % for turbo3 and 10 % for turbo4. The integers are multiplied exactly.
+    Trellis tables are int8 as they are, so of the two errors only the query's is left.
 
     Parameters
     ----------
@@ -166,13 +171,18 @@ def scores_int8(
     if index is None or choose.native is None:
         target[...] = attend_reference.scores_int8(queries, scale, packed, layout)
         return target
-    centroids, unit = _int8_table(layout)
-    run_scores, m = choose.native.scores_int8, len(queries)
-    worth = np.ascontiguousarray(scale * unit, np.float32)
+    tables: tuple[NDArray[Any], ...]
+    m = len(queries)
+    if isinstance(layout, TrellisLayout):
+        run_scores = choose.native.trellis_scores
+        tables = (np.ascontiguousarray(scale, np.float32),)
+    else:
+        centroids, unit = _int8_table(layout)
+        run_scores = choose.native.scores_int8
+        tables = (np.ascontiguousarray(scale * unit, np.float32), centroids)
 
     def run(start: int, stop: int) -> None:
-        part = packed[start:stop]
-        run_scores(index, capsule, m, queries, worth, centroids, part, target, start)
+        run_scores(index, capsule, m, queries, *tables, packed[start:stop], target, start)
 
     choose.split(run, len(packed), queries.shape[1], threads)
     return target
@@ -181,7 +191,7 @@ def scores_int8(
 def weighted_sum(
     w: F32,
     blocks: NDArray[np.uint8],
-    layout: TurboLayout,
+    layout: Layout,
     *,
     threads: int | None = None,
 ) -> F32:
@@ -193,7 +203,8 @@ def weighted_sum(
         One row a query head, for example its attention.
     blocks : uint8 array, shape (n, d / group * group_bytes)
         `d` follows from the second axis.
-    layout : TurboLayout
+    layout : TurboLayout or TrellisLayout
+        Trellis blocks are decoded a slab at a time, without a kernel of their own.
     threads : int, optional
         Default: what ``kernels.set_threads`` says, all cores otherwise.
 
@@ -214,6 +225,8 @@ def weighted_sum(
     index, m = choose.index(), len(weights)
     if index is None or choose.native is None or weights.size == 0:
         return attend_reference.weighted_sum(weights, packed, layout, dim)
+    if isinstance(layout, TrellisLayout):
+        return _decoded_sum(weights, packed, layout, dim)
     run_sum = choose.native.weighted_sum
 
     def run(first: int, stop: int, out: NDArray[np.float64]) -> None:
@@ -303,8 +316,17 @@ def _matrix(array: object, dtype: DTypeLike, where: str) -> NDArray[Any]:
     return np.require(array, requirements=["C", "A"])
 
 
+def _decoded_sum(w: F32, packed: NDArray[np.uint8], layout: TrellisLayout, dim: int) -> F32:
+    total = np.zeros((len(w), dim))
+    for at in range(0, len(packed), SLAB):
+        groups = packed[at : at + SLAB].reshape(-1, layout.group_bytes)
+        values = decode(groups, layout, rotated=True).reshape(-1, dim)
+        total += w[:, at : at + SLAB].astype(np.float64) @ values.astype(np.float64)
+    return total.astype(np.float32)
+
+
 def _packed(
-    blocks: object, layout: TurboLayout, dim: int | None, rows: int | None = None
+    blocks: object, layout: Layout, dim: int | None, rows: int | None = None
 ) -> NDArray[np.uint8]:
     """Blocks of vectors of `dim` values, or of any whole number of groups if that is None."""
     found = _matrix(blocks, np.uint8, "blocks")

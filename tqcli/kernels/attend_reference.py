@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcli.kernels import reference
-from tqcli.kernels.layout import TurboLayout
+from tqcli.kernels import reference, trellis_reference
+from tqcli.kernels.layout import Layout, TrellisLayout, TurboLayout
 
 F32 = NDArray[np.float32]
 PEAK = 127  # largest int8 magnitude in use; -128 has no counterpart
 _CHUNK = 2048  # vectors at a time
 
 
-def scores(q: F32, blocks: NDArray[np.uint8], layout: TurboLayout) -> F32:
+def scores(q: F32, blocks: NDArray[np.uint8], layout: Layout) -> F32:
     """Dot products of rotated queries ``(m, d)`` with packed keys ``(n, bytes)``: ``(m, n)``."""
     out, wide = np.empty((len(q), len(blocks)), np.float32), q.astype(np.float64)
     for at, keys in _decoded(blocks, layout, q.shape[1]):
@@ -57,10 +57,10 @@ def int8_centroids(layout: TurboLayout) -> tuple[NDArray[np.int8], np.float32]:
     return levels[best].astype(np.int8), np.float32(units[best])
 
 
-def scores_int8(
-    q8: NDArray[np.int8], scale: F32, blocks: NDArray[np.uint8], layout: TurboLayout
-) -> F32:
+def scores_int8(q8: NDArray[np.int8], scale: F32, blocks: NDArray[np.uint8], layout: Layout) -> F32:
     """Dot products of int8 queries with packed keys whose centroids are int8 as well."""
+    if isinstance(layout, TrellisLayout):
+        return scores(q8.astype(np.float32), blocks, layout) * scale[:, None]
     centroids, unit = int8_centroids(layout)
     integers = TurboLayout(
         layout.bits,
@@ -74,7 +74,7 @@ def scores_int8(
     return scores(q8.astype(np.float32), blocks, integers) * (scale * unit)[:, None]
 
 
-def weighted_sum(w: F32, blocks: NDArray[np.uint8], layout: TurboLayout, dim: int) -> F32:
+def weighted_sum(w: F32, blocks: NDArray[np.uint8], layout: Layout, dim: int) -> F32:
     """Sums of packed vectors ``(n, bytes)`` under weights ``(m, n)``: float32 ``(m, dim)``."""
     total = np.zeros((len(w), dim))
     for at, values in _decoded(blocks, layout, dim):
@@ -100,9 +100,13 @@ def weighted_sum_f16(w: F32, values: NDArray[np.float16]) -> F32:
 
 
 def _decoded(
-    blocks: NDArray[np.uint8], layout: TurboLayout, dim: int
+    blocks: NDArray[np.uint8], layout: Layout, dim: int
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """Runs of vectors, decoded and still rotated, with the place of the first."""
     for at in range(0, len(blocks), _CHUNK):
         groups = blocks[at : at + _CHUNK].reshape(-1, layout.group_bytes)
-        yield at, reference.decode(groups, layout, rotated=True).reshape(-1, dim)
+        if isinstance(layout, TrellisLayout):
+            values = trellis_reference.decode(groups, layout, rotated=True)
+        else:
+            values = reference.decode(groups, layout, rotated=True)
+        yield at, values.reshape(-1, dim)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli.errors import input_error
-from tqcli.kernels.layout import GROUPS, TurboLayout
+from tqcli.kernels.layout import GROUPS, Layout, TrellisLayout
 
 # Place in this tuple is the number that the extension knows a type by.
 FLOATS: tuple[np.dtype[Any], ...] = (
@@ -21,6 +21,7 @@ _FLOAT_NAMES = "float32, float16 or bfloat16"
 BLOCKS = (32, 64, 128)
 HEADERS = (2, 4)
 BITS = (2, 3, 4)
+MAX_ENTRY = 127  # of a trellis table; -128 has no counterpart
 RUN = 8  # codes are packed and unpacked in runs of a multiple of this
 
 
@@ -90,12 +91,20 @@ def bits(value: int) -> int:
     return value
 
 
-def layout(given: TurboLayout) -> None:
+def layout(given: Layout) -> None:
     """Raise InputError unless every number and table of a layout is legal."""
     where = "layout"
     bits(given.bits)
     if given.group not in GROUPS:
         raise input_error(where, f"group {given.group}", "64 or 128")
+    if isinstance(given, TrellisLayout):
+        table, shape = given.table, (1 << given.window,)
+        if not isinstance(table, np.ndarray) or table.dtype != np.int8 or table.shape != shape:
+            came = getattr(table, "shape", type(table).__name__)
+            raise input_error(where, f"table {came}", f"int8 of shape {shape}")
+        if table.min() < -MAX_ENTRY:
+            raise input_error(where, f"table with {table.min()}", f"-{MAX_ENTRY} to {MAX_ENTRY}")
+        return
     if given.block not in BLOCKS or given.block > given.group:
         raise input_error(where, f"block {given.block}", "32, 64 or 128, at most the group")
     if given.header not in HEADERS:

@@ -1,4 +1,4 @@
-"""The layout of a turbo block: every number a kernel needs to read or write one."""
+"""The layouts of turbo and trellis blocks: every number a kernel needs to read or write one."""
 
 from __future__ import annotations
 
@@ -64,3 +64,73 @@ class TurboLayout:
     def group_bytes(self) -> int:
         """Bytes of one group."""
         return self.block_bytes * self.blocks_per_group
+
+
+# Bits of a trellis window, by bits a value: 32, 16 and 16 states.
+WINDOWS = {2: 7, 3: 7, 4: 8}
+# What one step of a trellis table is worth; a power of two, so that table and products are exact.
+TRELLIS_UNIT = np.float32(1 / 32)
+
+
+@dataclass(frozen=True, eq=False)
+class TrellisLayout:
+    """Byte layout and table of one member of the trellis family (``docs/format.md``).
+
+    A block is one group: fp16 scale, then the symbols, `bits` bits a value, as one LSB-first
+    stream. The *window* of a value is the run of bits that ends with its symbol, zeros standing
+    before the stream; it reaches back over the symbols before and indexes the table::
+
+        stream   0 0 0 0 | a a a b b b c c c ...        bits 3, window 7
+        value 0  -------------
+        value 1        -------------
+
+    Seen as a trellis, the state before a value is the ``window - bits`` bits in front of its
+    symbol, and the state before the first is 0.
+
+    Parameters
+    ----------
+    bits : {2, 3, 4}
+    group : {64, 128}
+    table : int8 array, shape (2**window,)
+        Values in 1/32 of the standard deviation of a rotated value.
+    """
+
+    bits: int
+    group: int
+    table: NDArray[np.int8]
+
+    header = 2
+    blocks_per_group = 1
+
+    @property
+    def window(self) -> int:
+        """Bits of a window."""
+        return WINDOWS[self.bits]
+
+    @property
+    def states(self) -> int:
+        """States of the trellis."""
+        return int(2 ** (self.window - self.bits))
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The table as float32, in standard deviations; exact."""
+        return self.table.astype(np.float32) * TRELLIS_UNIT
+
+    @property
+    def block(self) -> int:
+        """Values of one block."""
+        return self.group
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return self.header + self.group * self.bits // 8
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of one group, which is one block."""
+        return self.block_bytes
+
+
+Layout = TurboLayout | TrellisLayout

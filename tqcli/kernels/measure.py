@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tqcli import kernels
 from tqcli.errors import UsageError
 from tqcli.kernels import attend, checks
-from tqcli.kernels.layout import TurboLayout
+from tqcli.kernels.layout import Layout, TurboLayout
+from tqcli.kernels.weighting import weigh
 from tqcli.words import suggest
 
 VECTORS = 131_072  # of 128 values: 64 MiB of float32, past the caches
@@ -29,6 +30,7 @@ BASELINE = "memcpy"
 OPERATIONS = (
     "encode",
     "encode, new output",
+    "encode weighted",
     "decode",
     "decode, new output",
     "decode rotated",
@@ -40,6 +42,9 @@ OPERATIONS = (
     "weighted sum",
     "weighted sum float16",
 )
+# A search is measured when asked for: it takes a hundred times as long as the others.
+SEARCH = "encode weighted"
+DEFAULT = tuple(name for name in OPERATIONS if name != SEARCH)
 
 
 class Row(TypedDict):
@@ -70,7 +75,7 @@ class _Job:
 class _Arrays:
     """What the jobs share: inputs, and outputs whose pages are there."""
 
-    def __init__(self, layout: TurboLayout, vectors: int) -> None:
+    def __init__(self, layout: Layout, vectors: int) -> None:
         rng = np.random.default_rng(20260301)
         self.layout, self.shape = layout, (vectors, layout.group)
         self.x: dict[str, NDArray[Any]] = {}
@@ -81,19 +86,18 @@ class _Arrays:
             self.y[dtype.name] = np.full(self.shape, 0, dtype)
         self.blocks = kernels.encode(values, layout)
         self.blocks_out = np.full_like(self.blocks, 0)
-        self.codes = kernels.codes(self.blocks, layout)
-        self.codes_out = np.full_like(self.codes, 0)
-        self.packed = kernels.pack_codes(self.codes, layout.bits)
+        half = np.exp(rng.standard_normal(layout.group // 2))
+        self.weighting = weigh(np.concatenate([half, half]), layout.group)
         self.queries = rng.standard_normal((max(QUERIES), layout.group), np.float32)
         self.weights = rng.random((max(QUERIES), vectors), np.float32)
 
 
 def measure(
-    layout: TurboLayout,
+    layout: Layout,
     *,
     vectors: int = VECTORS,
     names: Iterable[str] | None = None,
-    operations: Iterable[str] = OPERATIONS,
+    operations: Iterable[str] = DEFAULT,
     dtypes: Iterable[str] = ("float32", "float16", "bfloat16"),
     threads: Iterable[int] = (1,),
     repeats: int = REPEATS,
@@ -103,7 +107,8 @@ def measure(
 
     Parameters
     ----------
-    layout : TurboLayout
+    layout : TurboLayout or TrellisLayout
+        Packing and unpacking are measured for turbo, whose codes stand by themselves.
     vectors : int
         Groups in the arrays; the default is past the caches.
     names : iterable of str, optional
@@ -199,7 +204,7 @@ def _operations(
     for runs in (_float_runs(a, dtypes, threads), _code_runs(a, threads), _attend_runs(a, threads)):
         for operation, dtype, size, queries, run in runs:
             if operation in operations:
-                values = a.codes.size * max(queries, 1)
+                values = a.shape[0] * a.shape[1] * max(queries, 1)
                 yield _Job(operation, kernel, dtype, size, threads, queries, values, run)
 
 
@@ -212,6 +217,8 @@ def _float_runs(a: _Arrays, dtypes: list[str], threads: int) -> Iterator[_Run]:
         encode, decode, layout = kernels.encode, kernels.decode, a.layout
         yield "encode", name, size, 0, _call(encode, x, layout, out=a.blocks_out, threads=t)
         yield "encode, new output", name, size, 0, _call(encode, x, layout, threads=t)
+        weighted = _call(encode, x, layout, weights=a.weighting, out=a.blocks_out, threads=t)
+        yield SEARCH, name, size, 0, weighted
         to = {"dtype": x.dtype, "threads": t}
         yield "decode", name, size, 0, _call(decode, a.blocks, layout, out=y, **to)
         yield "decode, new output", name, size, 0, _call(decode, a.blocks, layout, **to)
@@ -220,11 +227,14 @@ def _float_runs(a: _Arrays, dtypes: list[str], threads: int) -> Iterator[_Run]:
 
 
 def _code_runs(a: _Arrays, threads: int) -> Iterator[_Run]:
-    size, bits, packed = a.codes.nbytes, a.layout.bits, np.full_like(a.packed, 0)
-    pack = _call(kernels.pack_codes, a.codes, bits, out=packed, threads=threads)
-    yield "pack", "uint8", size, 0, pack
-    unpack = _call(kernels.unpack_codes, a.packed, bits, out=a.codes_out, threads=threads)
-    yield "unpack", "uint8", size, 0, unpack
+    if not isinstance(a.layout, TurboLayout):
+        return
+    bits, codes = a.layout.bits, kernels.codes(a.blocks, a.layout)
+    out, packed = np.full_like(codes, 0), kernels.pack_codes(codes, bits)
+    pack = _call(kernels.pack_codes, codes, bits, out=np.full_like(packed, 0), threads=threads)
+    yield "pack", "uint8", codes.nbytes, 0, pack
+    unpack = _call(kernels.unpack_codes, packed, bits, out=out, threads=threads)
+    yield "unpack", "uint8", codes.nbytes, 0, unpack
 
 
 def _attend_runs(a: _Arrays, threads: int) -> Iterator[_Run]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqcli import rotation
-from tqcli.kernels.layout import TurboLayout
+from tqcli.kernels.layout import Layout, TurboLayout
 
 NAME = "numpy"
 # Below this length a vector counts as zero; upstream's constant.
@@ -55,7 +55,7 @@ def _encode_columns(x: NDArray[np.float32], layout: TurboLayout) -> NDArray[np.u
         norm = np.where(decoded > TINY, length / decoded, length)
     stored = norm.astype(np.float16)
     stored[np.isnan(stored)] = np.float16("nan")  # one NaN: sign and payload are not portable
-    return _assemble(np.ascontiguousarray(codes.T), stored, layout)
+    return assemble(np.ascontiguousarray(codes.T), stored, layout)
 
 
 def _sum_of_squares(columns: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -65,9 +65,10 @@ def _sum_of_squares(columns: NDArray[np.float32]) -> NDArray[np.float32]:
     return total
 
 
-def _assemble(
+def assemble(
     codes: NDArray[np.uint8], norm: NDArray[np.float16], layout: TurboLayout
 ) -> NDArray[np.uint8]:
+    """Blocks ``(n, group_bytes)`` of codes ``(n, group)`` and one norm a group."""
     groups = codes.shape[0]
     blocks = np.zeros((groups, layout.blocks_per_group, layout.block_bytes), np.uint8)
     blocks[:, :, :2] = norm.astype("<f2").view(np.uint8).reshape(groups, 1, 2)
@@ -111,7 +112,7 @@ def decode(
     return out
 
 
-def norms(blocks: NDArray[np.uint8], layout: TurboLayout) -> NDArray[np.float16]:
+def norms(blocks: NDArray[np.uint8], layout: Layout) -> NDArray[np.float16]:
     """Stored norms, shape ``(n, blocks_per_group)``."""
     parts = blocks.reshape(-1, layout.blocks_per_group, layout.block_bytes)
     return np.ascontiguousarray(parts[:, :, :2]).view("<f2")[:, :, 0]

@@ -18,7 +18,7 @@
 
 /* Only asked once the avx512 kernel itself may run, so the registers are known to be saved. Asked
  * once, since under a hypervisor CPUID takes tens of microseconds; callers hold the GIL. */
-static int has_byte_permutes(void) {
+int tq_has_byte_permutes(void) {
     static enum { UNKNOWN, NO, YES } answer = UNKNOWN;
     if (answer == UNKNOWN) {
 #if defined(_MSC_VER)
@@ -40,7 +40,7 @@ static int has_byte_permutes(void) {
 const tq_attend_ops *tq_attend_of(const tq_kernel *kernel) {
     (void)kernel;
 #ifdef TQ_HAVE_AVX512
-    if (kernel == &tq_avx512) return has_byte_permutes() ? &tq_attend_avx512 : &tq_attend_avx2;
+    if (kernel == &tq_avx512) return tq_has_byte_permutes() ? &tq_attend_avx512 : &tq_attend_avx2;
 #endif
 #ifdef TQ_HAVE_AVX2
     if (kernel == &tq_avx2) return &tq_attend_avx2;

@@ -54,6 +54,9 @@ typedef struct {
 
 extern const tq_attend_ops tq_attend_portable, tq_attend_avx2, tq_attend_avx512, tq_attend_neon;
 
+/* Whether this machine has what the files with -mavx512vbmi need; asked where avx512 may run. */
+int tq_has_byte_permutes(void);
+
 /* The operations that go with a kernel on this machine. */
 const tq_attend_ops *tq_attend_of(const tq_kernel *kernel);
 

@@ -32,5 +32,6 @@ extern PyMethodDef tq_stats_methods[];
 extern PyMethodDef tq_attend_methods[];
 #endif
 extern PyMethodDef tq_rans_methods[], tq_products_methods[];
+extern PyMethodDef tq_trellis_methods[];
 
 #endif

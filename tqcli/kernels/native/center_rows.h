@@ -40,7 +40,8 @@ static void narrow(const float *from, enum tq_float type, size_t count, void *to
         for (; i < count; i++) half[i] = tq_to_bfloat(from[i]);
 }
 
-/* x + or - the mean as RoPE turns it for one row, in place; `give` is known where this is inlined. */
+/* x + or - the mean as RoPE turns it for one row, in place; `give` is known where this is inlined.
+ */
 TQ_INLINE void shift(const tq_turn *t, size_t r, const float *mean, int give, float *x) {
     const float *cosine = t->cosine + r * t->pairs, *sine = t->sine + r * t->pairs;
     const size_t n = t->pairs;

@@ -171,7 +171,8 @@ static int fill(PyObject *module) {
     if (PyModule_AddFunctions(module, tq_attend_methods) < 0) return -1;
 #endif
     if (PyModule_AddFunctions(module, tq_rans_methods) < 0) return -1;
-    return PyModule_AddFunctions(module, tq_products_methods);
+    if (PyModule_AddFunctions(module, tq_products_methods) < 0) return -1;
+    return PyModule_AddFunctions(module, tq_trellis_methods);
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)fill}, {0, NULL}};
