@@ -19,15 +19,18 @@ import numpy as np
 
 from tqcli.kv.container import ContainerWriter
 from tqcli.kv.dump import Dump, dump_record, open_dump
-from tqcli.model.cacheplan import parse_type
+from tqcli.metrics.rank import rank_correlations
 from tqcli.model.canary import NAME as CANARY
 from tqcli.model.corpus import CHUNKS, CONTEXT, builtin_texts
-from tqcli.model.rank import rank_correlations
-from tqcli.model.writer import SideWriter
 from tqcli.pipeline.attention import AttentionOptions, evaluate_attention
 from tqcli.pipeline.candidate import DumpCandidate
 from tqcli.pipeline.dump import write_dump
 from tqcli.pipeline.evaluate import evaluate
+from tqcli.plan.center import known_rope, own_center
+from tqcli.plan.plan import Plan
+from tqcli.plan.side import SidePlan
+from tqcli.plan.tokens import Tokens
+from tqcli.plan.types import parse_type
 from tqcli.progress import note
 from tqcli.sources.hf.prompts import Prompts
 from tqcli.sources.hf.source import Options, TransformersSource
@@ -58,11 +61,16 @@ def write_decoded(dump: Dump, row: dict[str, Any], path: Path) -> None:
         for tensor in dump.kv():
             side: Any = tensor.side
             values = tensor.stored.read().astype(np.float32)
-            first = row["keep_first"]
-            mean = values[:, :, first:].mean(axis=2, keepdims=True) if side == "k" else None
-            chosen = parse_type(row[side], side)
-            writer = SideWriter(tensor.layer, side, chosen, keep_first=first, mean=mean)
-            out.write(tensor.name, [writer.store(values)])
+            batch, heads, seq_len, head_dim = tensor.shape
+            tokens = Tokens.of_dump(dump, batch, seq_len)
+            plan = Plan(parse_type(row["k"], "k"), parse_type(row["v"], "v"), (), row["keep_first"])
+            center = None
+            if plan.type_of(tensor.layer, side).center:
+                rope = known_rope(dump.source, tensor.layer, tokens)
+                pieces = [(0, values.reshape(-1, head_dim))]
+                center = own_center(pieces, tensor.shape, tokens, rope, tensor.name)
+            made = SidePlan(plan, tensor.layer, side, heads, head_dim, center)
+            out.write(tensor.name, [made.load(made.store(values, tokens))])
 
 
 def measures(dump: Dump, twin: Dump) -> dict[str, float]:

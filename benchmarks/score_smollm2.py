@@ -16,10 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tqcli import kernels
-from tqcli.model.cacheplan import CachePlan, parse_type
 from tqcli.model.corpus import CHUNKS, Corpus
 from tqcli.model.score import parse_modes, score, total_tokens
 from tqcli.model.subject import load_subject
+from tqcli.plan.plan import Plan
+from tqcli.plan.types import parse_type
 from tqcli.progress import note, progress_bytes
 
 MODEL = "smollm2"
@@ -42,9 +43,9 @@ TABLE = (
 )
 
 
-def plan(k: str, v: str, keep_first: int) -> CachePlan:
+def plan(k: str, v: str, keep_first: int) -> Plan:
     """One row of the table."""
-    return CachePlan(parse_type(k, "k"), parse_type(v, "v"), keep_first=keep_first)
+    return Plan(parse_type(k, "k"), parse_type(v, "v"), keep_first=keep_first)
 
 
 def main() -> None:

@@ -11,14 +11,15 @@ import pytest
 
 from tqcli.errors import GateError, InputError, UsageError
 from tqcli.model import proof
-from tqcli.model.cacheplan import CachePlan, SideType
 from tqcli.model.corpus import Corpus, builtin_texts
 from tqcli.model.divergence import Divergence, pooled
 from tqcli.model.score import parse_modes, with_proofs
 from tqcli.model.state import State
 from tqcli.model.writer import Effect
+from tqcli.plan.plan import Plan
+from tqcli.plan.types import SideType
 
-PLAN = CachePlan(SideType("turbo2"), SideType("f16"))
+PLAN = Plan(SideType("turbo2"), SideType("f16"))
 
 
 def text(seed: int, positions: int = 40) -> Divergence:
@@ -106,8 +107,8 @@ def test_limits_of_identity_and_canary() -> None:
 
 def test_proofs_are_always_there() -> None:
     """Identity first, canary last, plans that are the same once."""
-    plan = CachePlan(SideType("turbo3"), SideType("turbo3"))
-    f16 = CachePlan(SideType("f16"), SideType("f16"))
+    plan = Plan(SideType("turbo3"), SideType("turbo3"))
+    f16 = Plan(SideType("f16"), SideType("f16"))
     assert [p.name for p in with_proofs([plan, f16, plan])] == ["f16", "turbo3", "canary"]
     with pytest.raises(UsageError, match="two different caches"):
         with_proofs([plan, replace(f16, label="turbo3")])

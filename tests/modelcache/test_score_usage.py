@@ -18,7 +18,7 @@ from tqcli.errors import InputError, UsageError
         ({"types": ["turbo9"]}, "unknown cache type 'turbo9'"),
         ({"types": ["turbo3/turbo3+center"]}, "is for K"),
         ({"types": ["a/b/c"]}, "KTYPE/VTYPE"),
-        ({"types": ["turbo3", "q8_0", "turbo3/turbo3"]}, "'turbo3/turbo3' came twice"),
+        ({"types": ["turbo3", "q8_0", "turbo3/turbo3"]}, "-t turbo3: came twice"),
         ({"types": ["turbo3"], "cache_type_k": "q8_0"}, "not both"),
         ({"layer": ["0=q8_0"]}, "LAYERS:SIDE=TYPE"),
         ({"mode": "sideways"}, "on-the-fly"),

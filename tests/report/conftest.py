@@ -15,11 +15,11 @@ import pytest
 
 from tqcli import cli
 from tqcli.commands import common
-from tqcli.model.cacheplan import CachePlan
 from tqcli.model.divergence import Divergence
 from tqcli.model.score import PREFIX, Scores, with_proofs
 from tqcli.model.subject import Subject
 from tqcli.model.writer import Effect
+from tqcli.plan.plan import Plan
 from tqcli.report.figures import REPORTS
 from tqcli.report.result import Report
 
@@ -32,7 +32,7 @@ def divergence(seed: int) -> Divergence:
     return Divergence(kl, (kl < 1).astype(float), nll, nll_float, 2.0, effects)
 
 
-def run_without_model(subject: Any, plans: list[CachePlan], **options: Any) -> Scores:
+def run_without_model(subject: Any, plans: list[Plan], **options: Any) -> Scores:
     """Scores of the right shape, where the model would run."""
     every = with_proofs(plans)
     modes = options.get("modes", (PREFIX,))

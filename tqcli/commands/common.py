@@ -14,8 +14,8 @@ from tqcli.blas import use_one_thread
 from tqcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from tqcli.codebook import CodebookSet
     from tqcli.plan.grammar import PlanOptions
+    from tqcli.plan.plan import Plan
     from tqcli.report.result import Report
 
 DumpPath = Annotated[
@@ -119,20 +119,6 @@ def parse_size(text: str | None) -> int | None:
     return int(digits) * _UNITS[unit]
 
 
-def codebooks(
-    both: str | None, k: str | None, v: str | None
-) -> tuple[CodebookSet | None, CodebookSet | None]:
-    """Codebooks of K and V, of ``--codebook``, ``--codebook-k`` and ``--codebook-v``."""
-    from tqcli.codebook import find_codebook
-
-    if both is not None and (k is not None or v is not None):
-        raise UsageError("--codebook serves both sides; leave --codebook-k and --codebook-v out")
-    names = (k or both, v or both)
-    found = {name: find_codebook(name) for name in names if name is not None}
-    book_k, book_v = (None if name is None else found[name] for name in names)
-    return book_k, book_v
-
-
 def plan_options(
     *,
     types: list[str] | None = None,
@@ -163,6 +149,14 @@ def plan_options(
         calibration,
         tuple(plan or ()),
     )
+
+
+def require_different(plans: list[Plan]) -> None:
+    """Refuse a plan that came twice before anything is read."""
+    names = [plan.name for plan in plans]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"-t {name}: came twice; give each plan once")
 
 
 def use_threads(count: int | None, *, model: bool = False) -> None:

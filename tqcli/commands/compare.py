@@ -91,7 +91,7 @@ def compare(
             calibration=calibration,
             plan=plan,
         ).plans(DEFAULT_TYPES)
-        _require_different(chosen)
+        common.require_different(chosen)
         settings: Any = {"options": options, "nonfinite": nonfinite}
         with ExitStack() as stack:
             corpus = _corpus(chunks, context) if model else None
@@ -115,14 +115,6 @@ def compare(
 
 def _is_report(path: Path) -> bool:
     return path.name.endswith(".json") and not path.name.endswith(".index.json")
-
-
-def _require_different(plans: list[Plan]) -> None:
-    """Refuse a plan that came twice before anything is read."""
-    names = [plan.name for plan in plans]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"-t {name}: came twice; give each plan once")
 
 
 def _measure(
@@ -172,11 +164,10 @@ def _run_model(
     mode: str,
     quiet: bool,
 ) -> list[dict[str, Any]]:
-    from tqcli.model.compare import join, score_types
+    from tqcli.model.compare import join, score_plans
     from tqcli.progress import note
 
-    pairs = [(str(plan.k), str(plan.v)) for plan in plans]
-    scores = score_types(
-        model, pairs, corpus=corpus, mode=mode, note=lambda text: note(text, quiet=quiet)
+    scores = score_plans(
+        model, plans, corpus=corpus, mode=mode, note=lambda text: note(text, quiet=quiet)
     )
     return join(rows, scores, list(dict.fromkeys(row["name"] for row in rows)))

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tqcli.commands import common
 from tqcli.errors import UsageError
 
-if TYPE_CHECKING:
-    from tqcli.model.cacheplan import CachePlan
-
 
 def score(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Model folder, hub id, .gguf or smollm2.")
     ],
-    types: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-t", "--type", metavar="TYPE[/VTYPE]", help="Type of K and V, or K/V; repeat it."
-        ),
-    ] = None,
+    types: common.Types = None,
     cache_type_k: common.TypeK = None,
     cache_type_v: common.TypeV = None,
     codebook: common.Book = None,
     codebook_k: common.BookK = None,
     codebook_v: common.BookV = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option("--layer", metavar="RULE", help="Other types for layers, e.g. 0-1:k=q8_0."),
-    ] = None,
-    keep_first: Annotated[
-        int, typer.Option("--keep-first", metavar="N", help="First N tokens stay float16.")
-    ] = 0,
+    layer: common.Layer = None,
+    keep_first: common.KeepFirst = None,
+    keep_last: common.KeepLast = None,
+    calibration: common.CalibrationPath = None,
+    plan: common.PlanFile = None,
     mode: Annotated[str, typer.Option(help="prefix, on-the-fly or both.")] = "prefix",
     sweep: Annotated[
         str | None,
@@ -74,8 +64,9 @@ def score(
     every K and V is quantized as it is written, as engines do. A row of f16 must score next to
     nothing, and one of a cache that is broken on purpose (canary) badly, or the run fails.
 
-    Types take +center for K: its mean over the tokens is taken away before encoding and added
-    back after.
+    Types take +center for K: its mean before RoPE is taken away before encoding and added back
+    after; it comes from --calibration or else from the float run's first half. --keep-last: the
+    last tokens of the replaced cache stay float; on the fly, those before each query.
 
     Example: tq score smollm2 -t turbo3 -t q8_0/turbo3 --mode both
     """
@@ -95,10 +86,20 @@ def score(
     shown = common.output_of("score", format, json, wide=wide, columns=columns)
     gates = parse_gates(fail_if, "score")
     modes = parse_modes(mode)
-    if types and (cache_type_k or cache_type_v):
-        raise UsageError("give -t, or -ctk and -ctv, not both")
-    pairs = types or [f"{cache_type_k or 'turbo3'}/{cache_type_v or 'turbo3'}"]
-    plans = _plans(pairs, (codebook, codebook_k, codebook_v), layer or [], keep_first)
+    plans = common.plan_options(
+        types=types,
+        cache_type_k=cache_type_k,
+        cache_type_v=cache_type_v,
+        codebook=codebook,
+        codebook_k=codebook_k,
+        codebook_v=codebook_v,
+        layer=layer,
+        keep_first=keep_first,
+        keep_last=keep_last,
+        calibration=calibration,
+        plan=plan,
+    ).plans()
+    common.require_different(plans)
     if sweep is not None and len(plans) > 1:
         raise UsageError(f"--sweep takes one type, {len(plans)} came; give a single -t")
     corpus = Corpus(tuple(read_texts(file or ())), chunks, context)
@@ -113,8 +114,8 @@ def score(
         note=lambda text: note(text, quiet=quiet),
     )
     layers = sweeping.cached_layers(subject)
-    for plan in plans:
-        plan.check_layers(max(layers) + 1)
+    for one in plans:
+        one.check_layers(layers)
     if sweep is not None:
         plans = sweeping.sweep_plans(plans[0], layers, sweep)
     total = total_tokens(subject, plans, modes)
@@ -142,20 +143,6 @@ def score(
     )
     shown.emit(report)
     apply_gates(gates, [row for row in rows if row["name"] != CANARY])
-
-
-def _plans(
-    pairs: list[str], books: tuple[str | None, ...], rules: list[str], keep_first: int
-) -> list[CachePlan]:
-    from tqcli.model.cacheplan import CachePlan, parse_rule, parse_type
-    from tqcli.pipeline.cachetype import parse_pairs
-
-    book_k, book_v = common.codebooks(*books)
-    exceptions = tuple(parse_rule(rule) for rule in rules)
-    return [
-        CachePlan(parse_type(k, "k", book_k), parse_type(v, "v", book_v), exceptions, keep_first)
-        for k, v in parse_pairs(pairs)
-    ]
 
 
 def _proofs(rows: list[dict[str, Any]]) -> list[str]:

@@ -10,7 +10,9 @@ from numpy.typing import DTypeLike
 
 from tqcli.codecs import Codec, Domain, codec
 from tqcli.codecs.base import Blocks, Floats
-from tqcli.model.cacheplan import CachePlan, Side, SideType
+from tqcli.codecs.heads import HeadCodecs
+from tqcli.plan.plan import Plan
+from tqcli.plan.types import SideType
 
 NAME = "canary"
 
@@ -51,11 +53,11 @@ class CanaryType(SideType):
     def __post_init__(self) -> None:
         """Nothing to look up."""
 
-    def codecs_for(self, layer: int, side: Side, heads: int, head_dim: int) -> tuple[Codec, ...]:
+    def codecs_for(self, layer: int, side: str, heads: int, head_dim: int) -> HeadCodecs:
         """The canary, for every head."""
-        return (CanaryCodec(),)
+        return HeadCodecs((CanaryCodec(),))
 
 
-def canary_plan() -> CachePlan:
+def canary_plan() -> Plan:
     """K and V of every layer broken."""
-    return CachePlan(CanaryType(), CanaryType(), label=NAME)
+    return Plan(CanaryType(), CanaryType(), label=NAME)

@@ -6,22 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqcli.model.cacheplan import CachePlan, LayerRule, parse_type
+from tqcli.metrics.rank import rank_correlations
 from tqcli.model.corpus import Corpus
 from tqcli.model.loop import CHUNK_SIZE
-from tqcli.model.rank import rank_correlations
 from tqcli.model.score import PREFIX, Progress, Row, score
 from tqcli.model.subject import load_subject
+from tqcli.plan.plan import Plan
 
 
-def score_types(
+def score_plans(
     source: str,
-    pairs: Sequence[tuple[str, str]],
+    plans: Sequence[Plan],
     *,
     corpus: Corpus | None = None,
     mode: str = PREFIX,
-    keep_first: int = 0,
-    rules: Sequence[LayerRule] = (),
     compute_dtype: str = "float32",
     device: str = "cpu",
     chunk_size: int = CHUNK_SIZE,
@@ -29,19 +27,16 @@ def score_types(
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> list[Row]:
-    """Score pairs of K type and V type with a model.
+    """Score cache plans with a model.
 
     Parameters
     ----------
     source : str
         Model folder, hub id, ``.gguf`` file or alias.
-    pairs : sequence of (str, str)
-        Types of K and V; K's may end in ``+center``.
+    plans : sequence of Plan
     corpus : Corpus, optional
         Default the built-in texts.
     mode : {"prefix", "on-the-fly"}
-    keep_first, rules
-        The same for all pairs.
     state : Path, optional
         File that an interrupted run continues from.
     progress : callable, optional
@@ -50,7 +45,7 @@ def score_types(
     Returns
     -------
     list of dict
-        A row for each of `pairs`, in order: ``name``, ``k``, ``v``, ``kl_mean``, ``kl_se``,
+        A row for each of `plans`, in order: ``name``, ``k``, ``v``, ``kl_mean``, ``kl_se``,
         ``same_top1``, ``perplexity_ratio`` and the other figures of ``tq score``.
 
     Raises
@@ -62,10 +57,6 @@ def score_types(
     ProofError
         The run did not prove that it measured something.
     """
-    plans = [
-        CachePlan(parse_type(k, "k"), parse_type(v, "v"), tuple(rules), keep_first)
-        for k, v in pairs
-    ]
     subject = load_subject(
         source, corpus or Corpus(), compute_dtype=compute_dtype, device=device, note=note
     )
@@ -98,7 +89,7 @@ def join(
     rows : sequence of dict
         Rows of a comparison, with ``name`` and ``side``; changed in place.
     scores : sequence of mapping
-        What :func:`score_types` gave, one for each of `names`.
+        What :func:`score_plans` gave, one for each of `names`.
     names : sequence of str
         Names of the types.
 
@@ -106,7 +97,7 @@ def join(
     -------
     list of dict
         Rank correlation of each cheap measure of each side with the model's KL, as
-        :func:`tqcli.model.rank.rank_correlations` gives them; measures are ``k.nmse`` and so on,
+        :func:`tqcli.metrics.rank.rank_correlations` gives them; measures are ``k.nmse`` and so on,
         and ``output_error_both``.
     """
     flat: list[dict[str, Any]] = []

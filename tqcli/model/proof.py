@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tqcli.errors import GateError
-from tqcli.model.cacheplan import CachePlan, Side
 from tqcli.model.divergence import Divergence
+from tqcli.plan.plan import Plan
+from tqcli.plan.types import Side
 
 # A cache of f16 moves next-token KL by about 1e-7 nats; a cache that is wired up wrongly (layers
 # swapped, positions off by one) by more than 0.1.
@@ -22,7 +23,7 @@ class ProofError(GateError):
     """The run did not do what it says; its figures mean nothing."""
 
 
-def require_effect(name: str, plan: CachePlan, texts: Sequence[Divergence]) -> None:
+def require_effect(name: str, plan: Plan, texts: Sequence[Divergence]) -> None:
     """Every quantized side of every layer changed what was written, and the logits felt it.
 
     Raises

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqcli.errors import UsageError
 from tqcli.model import proof
-from tqcli.model.cache import Means, key_means, make_writers, on_the_fly, replaced
-from tqcli.model.cacheplan import CachePlan, SideType
+from tqcli.model.age import reading, require_readable
+from tqcli.model.cache import make_writers, on_the_fly, replaced
 from tqcli.model.canary import canary_plan
 from tqcli.model.divergence import Divergence, compare, pooled, total_effect
+from tqcli.model.layers import CachedLayers, centers_of, probe
 from tqcli.model.loop import CHUNK_SIZE, Loop
 from tqcli.model.state import State
 from tqcli.model.subject import Subject
+from tqcli.plan.bits import LENGTHS, bits_per_value
+from tqcli.plan.plan import Plan
+from tqcli.plan.types import SideType
 from tqcli.words import counted
 
 Progress = Callable[[int], None]  # tokens done since the last call
@@ -42,16 +46,19 @@ class Scores:
 
     Parameters
     ----------
-    plans : tuple of CachePlan
+    plans : tuple of Plan
         The identity first, then those asked for, the canary last.
     modes : tuple of str
     texts : mapping of (mode, plan number) to a list of Divergence
         One for each token sequence.
+    layers : CachedLayers
+        What the cache holds.
     """
 
-    plans: tuple[CachePlan, ...]
+    plans: tuple[Plan, ...]
     modes: tuple[str, ...]
     texts: Mapping[tuple[str, int], list[Divergence]]
+    layers: CachedLayers = field(default_factory=CachedLayers)
 
     def __repr__(self) -> str:
         """``<scores of f16, turbo3, canary; prefix; 4 texts>``."""
@@ -69,13 +76,24 @@ class Scores:
                 "v": str(plan.v),
                 "rules": " ".join(map(str, plan.rules)) or None,
                 "keep_first": plan.keep_first,
+                "keep_last": plan.keep_last,
+                "mean": self.layers.origin(plan),
                 "bits_k": _bits(self.texts[mode, number], ".k"),
                 "bits_v": _bits(self.texts[mode, number], ".v"),
                 **pooled(self.texts[mode, number]),
+                **self._bits_at(plan),
             }
             for mode in self.modes
             for number, plan in enumerate(self.plans)
         ]
+
+    def _bits_at(self, plan: Plan) -> Row:
+        """Bits per value at other lengths of text, as what is kept float weighs less in each."""
+        shapes = self.layers.shapes
+        return {
+            f"bits_{length >> 10}k": bits_per_value(plan, shapes, length) if shapes else None
+            for length in LENGTHS
+        }
 
     def by_text(self) -> list[Row]:
         """Mean KL of each text by itself: how far the texts agree."""
@@ -105,7 +123,7 @@ def _bits(texts: Iterable[Divergence], side: str) -> float:
     return 8 * effect.nbytes / effect.written
 
 
-def with_proofs(plans: Iterable[CachePlan]) -> tuple[CachePlan, ...]:
+def with_proofs(plans: Iterable[Plan]) -> tuple[Plan, ...]:
     """The identity in front and the canary behind; each plan once.
 
     Raises
@@ -113,7 +131,7 @@ def with_proofs(plans: Iterable[CachePlan]) -> tuple[CachePlan, ...]:
     UsageError
         If two different plans have one name.
     """
-    identity = CachePlan(SideType(IDENTITY), SideType(IDENTITY))
+    identity = Plan(SideType(IDENTITY), SideType(IDENTITY))
     unique = {plan.identity(): plan for plan in (identity, *plans, canary_plan())}
     names = [plan.name for plan in unique.values()]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -123,7 +141,7 @@ def with_proofs(plans: Iterable[CachePlan]) -> tuple[CachePlan, ...]:
 
 def score(
     subject: Subject,
-    plans: Sequence[CachePlan],
+    plans: Sequence[Plan],
     *,
     modes: Sequence[str] = (PREFIX,),
     chunk_size: int = CHUNK_SIZE,
@@ -136,13 +154,16 @@ def score(
     comes after is float. ``on-the-fly``: every K and V is quantized as it is written, so that
     errors run through the layers and feed on themselves, as they do in an engine.
 
-    ``+center`` takes its mean from the float run over the first half, in both modes: what an
-    engine would calibrate beforehand.
+    ``+center`` takes the mean of K before RoPE from the plan's calibration or, without one, from
+    the float run over the first half, in both modes.
+
+    Last tokens that stay float are the last of the first half in ``prefix``; on the fly those
+    before each query, its own included, however many tokens one pass reads.
 
     Parameters
     ----------
     subject : Subject
-    plans : sequence of CachePlan
+    plans : sequence of Plan
         Identity and canary are added by themselves.
     modes : sequence of {"prefix", "on-the-fly"}
     chunk_size : int
@@ -161,15 +182,18 @@ def score(
 
     loop = Loop(subject.model, chunk_size)
     every = with_proofs(plans)
+    if ON_THE_FLY in modes and any(plan.keep_last for plan in every):
+        require_readable(subject.model)
     known = State(f"{subject.fingerprint}/{chunk_size}", state)
     jobs = [(mode, number) for mode in modes for number in range(len(every))]
     with torch.inference_mode():
+        layers = probe(subject.model, max(subject.sequences, key=len))
         for index, tokens in enumerate(subject.sequences):
             text = None
             for mode, number in jobs:
                 key = _key(index, mode, every[number])
                 if key not in known.done:
-                    text = text or _Text(loop, tokens)
+                    text = text or _Text(loop, tokens, layers, subject.provenance)
                     known.put(key, text.run(every[number], mode))
                 if progress is not None:
                     progress(tokens_of(mode, len(tokens)))
@@ -179,7 +203,7 @@ def score(
         ]
         for mode, number in jobs
     }
-    scores = Scores(every, tuple(modes), found)
+    scores = Scores(every, tuple(modes), found, layers)
     scores.prove()
     return scores
 
@@ -189,55 +213,53 @@ def tokens_of(mode: str, length: int) -> int:
     return length - length // 2 if mode == PREFIX else length
 
 
-def total_tokens(subject: Subject, plans: Sequence[CachePlan], modes: Sequence[str]) -> int:
+def total_tokens(subject: Subject, plans: Sequence[Plan], modes: Sequence[str]) -> int:
     """What the progress of a whole run adds up to."""
     each = sum(tokens_of(mode, len(s)) for mode in modes for s in subject.sequences)
     return each * len(with_proofs(plans))
 
 
-def _key(text: int, mode: str, plan: CachePlan) -> str:
+def _key(text: int, mode: str, plan: Plan) -> str:
     return f"{text} {mode} {plan.identity()}"
 
 
 class _Text:
     """The float run of one text, against which plans are held."""
 
-    def __init__(self, loop: Loop, tokens: Sequence[int]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        tokens: Sequence[int],
+        layers: CachedLayers,
+        provenance: Mapping[str, Any],
+    ) -> None:
         from transformers import DynamicCache
 
-        from tqcli.sources.hf.layers import plan_layers
-
-        self.loop = loop
+        self.loop, self.provenance = loop, provenance
         half = len(tokens) // 2
         self.before, self.after = tokens[:half], tokens[half:]
         self.cache: Any = DynamicCache(config=loop.model.config)
         loop.read(self.before, self.cache)
-        self.layers = {
-            index: kind
-            for index, kind in plan_layers(loop.model.config).kinds.items()
-            if _filled(self.cache.layers[index])
-        }
+        self.layers = layers
         self.reference = loop.logits(self.after, copy.deepcopy(self.cache))
 
-    def run(self, plan: CachePlan, mode: str) -> Divergence:
+    def run(self, plan: Plan, mode: str) -> Divergence:
         """Score one plan."""
-        centred = any(plan.type_of(layer, "k").center for layer in self.layers)
-        means: Means = key_means(self.cache, self.layers, plan.keep_first) if centred else {}
-        writers = make_writers(plan, self.layers, means)
+        centers = centers_of(plan, self.cache, self.layers.ropes or {}, self.provenance)
         if mode == PREFIX:
-            cache = replaced(self.cache, writers)
+            writers = make_writers(plan, self.layers.shapes, centers)
+            logits = self.loop.logits(self.after, replaced(self.cache, writers))
         else:
-            cache = on_the_fly(self.loop.model.config, writers)
-            self.loop.read(self.before, cache)
-        logits = self.loop.logits(self.after, cache)
-        effects = {
-            f"layers.{writer.layer}.{writer.side}": writer.effect
-            for pair in writers.values()
-            for writer in pair
-        }
+            # A token is written once it is old, whatever its place in a pass.
+            writers = make_writers(replace(plan, keep_last=0), self.layers.shapes, centers)
+            cache = on_the_fly(self.loop.model.config, writers, plan.keep_last)
+            with reading(self.loop.model, plan.keep_last):
+                self.loop.read(self.before, cache)
+                logits = self.loop.logits(self.after, cache)
+        effects = {}
+        for pair in writers.values():
+            for writer in pair:
+                if mode == ON_THE_FLY and plan.keep_last:
+                    writer.count_kept(plan, len(self.before) + len(self.after))
+                effects[f"layers.{writer.layer}.{writer.side}"] = writer.effect
         return replace(compare(self.reference, logits, self.after[1:]), effects=effects)
-
-
-def _filled(layer: Any) -> bool:
-    keys = getattr(layer, "keys", None)
-    return keys is not None and keys.ndim == 4 and keys.numel() > 0

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tqcli.errors import UsageError
-from tqcli.model.cacheplan import CachePlan
 from tqcli.model.score import Row, Scores
 from tqcli.model.subject import Subject
+from tqcli.plan.plan import Plan
 
 ONE, ALL_BUT_ONE = "layers", "all-but-one"
 KINDS = (ONE, ALL_BUT_ONE)
@@ -21,12 +21,12 @@ def cached_layers(subject: Subject) -> list[int]:
     return sorted(plan_layers(subject.model.config).kinds)
 
 
-def sweep_plans(plan: CachePlan, layers: Sequence[int], kind: str) -> list[CachePlan]:
+def sweep_plans(plan: Plan, layers: Sequence[int], kind: str) -> list[Plan]:
     """The plan itself, and one more for each layer.
 
     Parameters
     ----------
-    plan : CachePlan
+    plan : Plan
     layers : sequence of int
         All layers with K and V.
     kind : {"layers", "all-but-one"}

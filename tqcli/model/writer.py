@@ -1,18 +1,23 @@
-"""One side of one layer of a cache: what is written goes through a codec, and is counted."""
+"""One side of one layer of a cache: what is written goes through its plan, and is counted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcli.codecs import Codec, codec
-from tqcli.errors import InputError
-from tqcli.model.cacheplan import Side, SideType
+from tqcli.plan.bits import SideShape, side_bytes
+from tqcli.plan.center import Center
+from tqcli.plan.plan import Plan
+from tqcli.plan.side import SidePlan
+from tqcli.plan.tokens import Tokens
+from tqcli.plan.types import SideType
 
 F32 = NDArray[np.float32]
+_FLOAT16 = Plan(SideType("f16"), SideType("f16"))
 
 
 @dataclass
@@ -40,38 +45,40 @@ class Effect:
         self.nbytes += other.nbytes
 
 
+@lru_cache(maxsize=64)
+def _tokens(first: int, count: int) -> Tokens:
+    """Tokens of one text, which all layers share: angles of RoPE are computed once."""
+    return Tokens.of_text(first, count)
+
+
 class SideWriter:
     """Encode and decode what a model writes into one side of one layer.
 
     Parameters
     ----------
-    layer : int
-    side : {"k", "v"}
-    type : SideType
-    keep_first : int
-        Tokens before this position are stored in float16.
-    mean : float32 array, shape (batch, num_kv_heads, 1, head_dim), optional
-        For ``+center``: taken away before encoding and added back after, rounded to float16.
+    plan : Plan
+        Its last tokens are those of each piece that is written.
+    shape : SideShape
+    center : Center, optional
+        Needed for ``+center``.
     """
 
-    def __init__(
-        self, layer: int, side: Side, type: SideType, *, keep_first: int, mean: F32 | None = None
-    ) -> None:
-        self.layer, self.side, self.type, self.keep_first = layer, side, type, keep_first
-        self.effect = Effect()
-        self._float16 = codec("f16")
-        self._codecs: tuple[Codec, ...] = ()
-        self._mean: F32 | None = None
-        if type.center and mean is not None:
-            self._mean = self._through((self._float16,), mean)
+    def __init__(self, plan: Plan, shape: SideShape, center: Center | None = None) -> None:
+        place = shape.layer, shape.side, shape.heads, shape.head_dim
+        self.shape, self.layer, self.side = shape, shape.layer, shape.side
+        self.stored = SidePlan(plan, *place, center, fix="")
+        floats = plan.type_of(shape.layer, shape.side).quantizes
+        # A type that is float already has no other way to hold a new token.
+        self._new = SidePlan(_FLOAT16, *place, fix="") if floats else self.stored
+        mean = self.stored.center
+        self.effect = Effect(nbytes=0 if mean is None else mean.mean.nbytes)
 
     def __call__(self, states: Any, first: int) -> Any:
         """:meth:`store` for a tensor; the result has its dtype and device, and is counted."""
         import torch
 
-        stored = self.store(states.detach().float().cpu().numpy(), first)
-        result = torch.from_numpy(stored).to(dtype=states.dtype, device=states.device)
-        self.effect.written += stored.size
+        result = _like(self.store(_array(states), first), states)
+        self.effect.written += states.numel()
         self.effect.changed += int(torch.count_nonzero(result != states))
         return result
 
@@ -80,7 +87,7 @@ class SideWriter:
 
         Parameters
         ----------
-        values : float32 array, shape (batch, num_kv_heads, tokens, head_dim)
+        values : float32 array, shape (1, num_kv_heads, tokens, head_dim)
         first : int
             Position of its first token in the sequence.
 
@@ -91,33 +98,28 @@ class SideWriter:
         Raises
         ------
         InputError
-            The codec cannot hold such vectors: NaN, a scale beyond float16, another head_dim.
+            The codec cannot hold such vectors: NaN, a scale beyond float16.
         """
-        if not self._codecs:
-            _, heads, _, head_dim = values.shape
-            self._codecs = self.type.codecs_for(self.layer, self.side, heads, head_dim)
-        kept = min(max(self.keep_first - first, 0), values.shape[2])
-        parts = [
-            self._through((self._float16,), values[:, :, :kept]),
-            self._quantized(values[:, :, kept:]),
-        ]
-        return np.concatenate(parts, axis=2)
+        made = self.stored.store(values, _tokens(first, values.shape[2]))
+        self.effect.nbytes += made.blocks.nbytes + made.kept.nbytes
+        return np.asarray(self.stored.load(made))
 
-    def _quantized(self, values: F32) -> F32:
-        if self._mean is None or not values.shape[2]:
-            return self._through(self._codecs, values)
-        return self._through(self._codecs, values - self._mean) + self._mean
+    def new(self, states: Any, first: int) -> Any:
+        """What the cache holds of tokens that are not old enough to be quantized."""
+        made = self._new.store(_array(states), _tokens(first, int(states.shape[2])))
+        return _like(self._new.load(made), states)
 
-    def _through(self, chosen: tuple[Codec, ...], values: F32) -> F32:
-        """Encode and decode along the heads; counts the bytes."""
-        if not values.size:
-            return values
-        head_dim = values.shape[-1]
-        heads = np.split(values, len(chosen), axis=1)
-        try:
-            blocks = [one.encode(part) for one, part in zip(chosen, heads, strict=True)]
-        except InputError as error:
-            raise InputError(f"layers.{self.layer}.{self.side}: {error}") from error
-        self.effect.nbytes += sum(part.nbytes for part in blocks)
-        decoded = [one.decode(part, head_dim) for one, part in zip(chosen, blocks, strict=True)]
-        return np.concatenate(decoded, axis=1)
+    def count_kept(self, plan: Plan, tokens: int) -> None:
+        """Count the bytes of the cache under `plan`, last tokens that stay float included."""
+        self.effect.nbytes = side_bytes(plan, self.shape, tokens)
+
+
+def _array(states: Any) -> F32:
+    values: F32 = states.detach().float().cpu().numpy()
+    return values
+
+
+def _like(values: NDArray[Any], states: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(values).to(dtype=states.dtype, device=states.device)

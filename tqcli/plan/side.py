@@ -70,7 +70,7 @@ class Stored:
         )
 
 
-_FIX = "; fix the dump or pass --nonfinite zero"
+_FIX = "fix the dump or pass --nonfinite zero"
 # So many values lose their mean at a time: their float32 copy bounds the memory, and Python's share
 # is small.
 _BATCH_VALUES = 1 << 20
@@ -92,6 +92,8 @@ class SidePlan:
         Needed where the type says ``+center``.
     where : str, optional
         Names the tensor in errors; ``layers.3.k`` if not given.
+    fix : str
+        What to do about values that are not finite, for errors.
 
     Raises
     ------
@@ -108,8 +110,10 @@ class SidePlan:
         head_dim: int,
         center: Center | None = None,
         where: str | None = None,
+        fix: str = _FIX,
     ) -> None:
         self.where = where or f"layers.{layer}.{side}"
+        self._fix = f"; {fix}" if fix else ""
         self.type: SideType | None = plan.type_of(layer, side)
         self.codecs = self.type.codecs_for(layer, side, heads, head_dim)
         self.heads, self.head_dim = heads, head_dim
@@ -136,7 +140,7 @@ class SidePlan:
         """What a packed file says of a side: its codecs, tokens kept first and last, its mean."""
         made = cls.__new__(cls)
         made.where, made.codecs, made.heads, made.head_dim = where, codecs, heads, head_dim
-        made._keep, made.center, made.type = keep, center, None
+        made._keep, made.center, made.type, made._fix = keep, center, None, f"; {_FIX}"
         return made
 
     @property
@@ -209,7 +213,7 @@ class SidePlan:
             try:
                 made = self.codecs.encode(vectors, head_runs(some))
             except VectorError as error:
-                raise self._error(error, some, _FIX) from error
+                raise self._error(error, some, self._fix) from error
             vanished += self.codecs[0].vanished(vectors, made)
             blocks[at : at + len(made)] = made
             at += len(made)
@@ -377,7 +381,7 @@ class SidePlan:
         try:
             blocks = codec("f16").encode(vectors)
         except VectorError as error:
-            raise self._error(error, kept, "" if all_finite(vectors) else _FIX) from error
+            raise self._error(error, kept, "" if all_finite(vectors) else self._fix) from error
         return blocks.reshape(len(vectors), -1).view(np.float16)
 
     def _error(self, error: VectorError, parts: list[Segment], todo: str = "") -> InputError:

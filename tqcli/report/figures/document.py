@@ -68,7 +68,7 @@ FIGURES = (
         Figure("repeats", "runs that the median is taken of", "runs", "≥ 1"),
     ),
     *group(
-        "model/rank.py",
+        "metrics/rank.py",
         ("compare",),
         Figure("ranks", "how well each measure of the dump orders the types as the model does"),
         Figure("ranks.measure", "side and key of the measure"),

@@ -18,13 +18,14 @@ FIGURES = (
                source="pipeline/compare.py", reports=("compare", "score")),
     ),
     *group(
-        "model/cacheplan.py",
+        "plan/plan.py",
         ("score",),
         Figure("mode", "`prefix` (the first half's cache is replaced) or `on-the-fly`", rank=0),
         Figure("k", "type of K", rank=6),
         Figure("v", "type of V", rank=6),
         Figure("rules", "types of single layers (`--layer`)", rank=6),
         Figure("keep_first", "first tokens that stay float", "tokens", "≥ 0", "d", 6),
+        Figure("keep_last", "last tokens that stay float", "tokens", "≥ 0", "d", 6),
     ),
     *group(
         "kv/container.py",

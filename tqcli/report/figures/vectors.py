@@ -70,7 +70,7 @@ FIGURES = (
     ),
     *group(
         "plan/bits.py",
-        ("quantize",),
+        ("quantize", "score"),
         *(
             Figure(f"bits_{name}", f"bits per value of one text of {length} tokens: kept tokens "
                    "and the mean weigh less in a longer one", "bits", "> 0", ".4g", 5)
@@ -79,7 +79,7 @@ FIGURES = (
     ),
     *group(
         "plan/center.py",
-        ("quantize",),
+        ("quantize", "score"),
         Figure("mean", "where the mean of K comes from that +center takes away", rank=6),
     ),
 )  # fmt: skip

@@ -146,28 +146,11 @@ class Prefill:
             self._update_ropes(rules)
 
     def _identify_ropes(self) -> None:
-        """One short pass of its own, on the tokens of the longest sequence, repeated if need be."""
-        import torch
-
-        # a sliding layer forgets its first tokens once its window is full
-        most = min([hf_rope.PROBE_TOKENS, *(w - 1 for w in self.plan.windows.values())])
-        longest = max(self.sequences, key=len)
-        tokens = [longest[i % len(longest)] for i in range(max(most, 2))]
-        cache: Any = plain_cache(self.model.config)
-        with hf_rope.probing(self.model) as probe:
-            ids = torch.tensor([tokens], device=self.model.device)
-            forward(self.model.get_decoder(), ids, cache)
-        rules = hf_rope.candidates(self.model)
-        for index in self.plan.kinds:
-            keys = cache.layers[index].keys
-            if keys is None or keys.ndim != 4 or keys.shape[2] == 0:
-                continue
-            after = keys[0].float().cpu().numpy()
-            before = probe.before_rope(index, after.shape)
-            dtype = str(keys.dtype).removeprefix("torch.")
-            rope, error = hf_rope.identify(rules, before, after, dtype)
+        """Find each layer's RoPE in one short pass on the tokens of the longest sequence."""
+        _, found = hf_rope.probe_ropes(self.model, self.plan, max(self.sequences, key=len))
+        for index, (rope, error) in found.items():
             self.state.ropes[str(index)] = {**rope.to_json(), "error": error}
-        self._probed = rules
+        self._probed = hf_rope.candidates(self.model)
 
     def _update_ropes(self, rules: list[Rope]) -> None:
         """Take over the frequencies in effect: some rules look at the length of the prompt."""

@@ -9,7 +9,7 @@ recorded together with its error.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from tqcli.rope import NO_ROPE, UNKNOWN_ROPE, Rope, apply_rope
 from tqcli.sources.hf.attention import KEY_PROJECTIONS, attention_modules
+from tqcli.sources.hf.forward import forward
+from tqcli.sources.hf.layers import LayerPlan, plain_cache
 
 PROBE_TOKENS = 64  # enough for neighbouring bases to differ by far more than the tolerance
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2}  # relative error of a match
@@ -158,6 +160,43 @@ def identify(
     if errors[best] > _TOLERANCE[dtype]:
         return Rope(UNKNOWN_ROPE), errors[best]
     return trials[best], errors[best]
+
+
+def probe_ropes(
+    model: Any, plan: LayerPlan, sequence: Sequence[int]
+) -> tuple[Any, dict[int, tuple[Rope, float | None]]]:
+    """One short pass of its own, on the first tokens of a sequence, repeated if need be.
+
+    Parameters
+    ----------
+    model : a transformers causal language model in evaluation mode
+    plan : LayerPlan
+        Of its config.
+    sequence : sequence of int
+        Token ids.
+
+    Returns
+    -------
+    cache, dict of int to (Rope, float or None)
+        The cache that the pass filled; what :func:`identify` gives, by layer that it filled.
+    """
+    import torch
+
+    # a sliding layer forgets its first tokens once its window is full
+    most = min([PROBE_TOKENS, *(w - 1 for w in plan.windows.values())])
+    tokens = [sequence[i % len(sequence)] for i in range(max(most, 2))]
+    cache: Any = plain_cache(model.config)
+    with probing(model) as probe:
+        forward(model.get_decoder(), torch.tensor([tokens], device=model.device), cache)
+    rules, found = candidates(model), {}
+    for index in plan.kinds:
+        keys = getattr(cache.layers[index], "keys", None)
+        if keys is None or keys.ndim != 4 or keys.shape[2] == 0:
+            continue
+        after = keys[0].float().cpu().numpy()
+        before = probe.before_rope(index, after.shape)
+        found[index] = identify(rules, before, after, str(keys.dtype).removeprefix("torch."))
+    return cache, found
 
 
 def _values(tensor: Any) -> NDArray[np.float32]:

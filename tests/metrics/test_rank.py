@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tqcli.errors import InputError
-from tqcli.model.rank import rank_correlations, spearman
+from tqcli.metrics.rank import rank_correlations, spearman
 
 
 @pytest.mark.parametrize("seed", range(4))
