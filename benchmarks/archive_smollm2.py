@@ -30,13 +30,14 @@ from tqcli.archive.code import Code
 from tqcli.archive.derive import derive
 from tqcli.kv.dump import open_dump
 from tqcli.model.archive import OnTheFly, archived
-from tqcli.model.cache import key_means, make_writers, replaced
-from tqcli.model.cacheplan import CachePlan, parse_type
+from tqcli.model.cache import make_writers, replaced
 from tqcli.model.corpus import builtin_texts
 from tqcli.model.divergence import compare, pooled
+from tqcli.model.layers import centers_of, probe
 from tqcli.model.loop import Loop
 from tqcli.pipeline.archive_calibrate import Calibration, calibrate
 from tqcli.pipeline.dump import write_dump
+from tqcli.plan.grammar import parse_plan
 from tqcli.progress import note
 from tqcli.rope import Rope, rope_of
 from tqcli.sources.hf import model as hf_model
@@ -203,12 +204,13 @@ def run_prefix(bench: Bench) -> list[dict[str, Any]]:
             rows.append(row(label, bits, found, mode="prefix", side_data=code.nbytes))
     for kind, keep in TYPES:
         plain = kind.removesuffix("+center")
-        plan = CachePlan(parse_type(kind, "k"), parse_type(plain, "v"), keep_first=keep)
+        plan = parse_plan(f"{kind}/{plain},keep-first={keep}" if keep else f"{kind}/{plain}")
         bits, found = {}, {}
         for name, tokens in sequences.items():
             cache, reference = bases[name]
-            layers = dict(enumerate(cache.layers))
-            writers = make_writers(plan, layers, key_means(cache, layers, keep))
+            layers = probe(bench.loop.model, tokens)
+            centers = centers_of(plan, cache, layers.ropes or {}, {})
+            writers = make_writers(plan, layers.shapes, centers)
             found[name] = bench.divergence(tokens, replaced(cache, writers), reference)
             effects = [writer.effect for pair in writers.values() for writer in pair]
             bits[name] = 8 * sum(e.nbytes for e in effects) / sum(e.written for e in effects)
